@@ -1,0 +1,293 @@
+"""`python -m studio`: everything the page does, from the command line.
+
+With `--json` the last line on stdout is one JSON object; words go to stderr. The exit status is 0
+only if what was asked for was done.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from studio import jobs, spec
+from studio.plan.doctor import examine
+from studio.errors import SpecError, StudioError
+from studio.runs import Run, RunState, RunStore
+from studio.settings import Settings
+from studio.spec import RunSpec
+
+Result = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace, Settings], tuple[int, Result]] = options.command
+    try:
+        settings = Settings.from_env()
+        if options.home:
+            settings = replace(settings, home=Path(options.home).expanduser().resolve())
+        code, result = command(options, settings)
+    except StudioError as error:
+        return _fail(options, error)
+    except KeyboardInterrupt:
+        return _fail(options, StudioError("Interrupted."), 130)
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    return code
+
+
+def _fail(options: argparse.Namespace, error: StudioError, code: int = 1) -> int:
+    print(str(error), file=sys.stderr)
+    if options.json:
+        result: Result = {"error": error.message, "hint": error.hint}
+        if isinstance(error, SpecError):
+            result["problems"] = [{"field": p.field, "message": p.message, "hint": p.hint} for p in error.problems]
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    return code
+
+
+def _say(options: argparse.Namespace, text: str, end: str = "\n") -> None:
+    print(text, file=sys.stderr if options.json else sys.stdout, end=end, flush=True)
+
+
+def _recipe(options: argparse.Namespace) -> RunSpec:
+    return spec.load(Path(options.recipe), options.set)
+
+
+def _store(settings: Settings) -> RunStore:
+    return RunStore(settings.runs)
+
+
+# The commands. Each returns the exit status and what --json prints.
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    checks = examine(settings)
+    for check in checks:
+        _say(options, f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}" + ("" if check.ok else f"  {check.hint}"))
+    good = all(check.ok for check in checks)
+    return (0 if good else 1), {"ok": good, "checks": [vars(check) for check in checks]}
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    wanted = _recipe(options)
+    store = _store(settings)
+    run = jobs.start(store, settings, wanted, Path(options.recipe).stem)
+    if options.detach:
+        _say(options, f"{run.id} has started. `python -m studio show {run.id}` tells how it goes.")
+        return 0, _summary(run, store.state(run))
+    _say(options, f"run {run.id}")
+    state = _watch(options, store, run)
+    return (0 if state.status == "finished" else 1), _summary(run, state)
+
+
+def _watch(options: argparse.Namespace, store: RunStore, run: Run) -> RunState:
+    """Tells how the run goes until it ends; Ctrl+C asks it to stop and keep what it has."""
+    told = ""
+    asked = False
+    while True:
+        try:
+            for state in jobs.follow(store, run):
+                line = _line(state)
+                if line != told:
+                    _say(options, line)
+                    told = line
+            if state.problem:
+                _say(options, f"{state.problem['message']} {state.problem['hint']}")
+            return state
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            jobs.stop(run)
+            _say(options, "Stopping: it finishes the step and saves. Ctrl+C again leaves it to itself.")
+
+
+def _line(state: RunState) -> str:
+    if state.status == "running" and state.step:
+        line = f"step {state.step} of {state.max_steps}"
+        line += f"  loss {state.loss:.4f}" if state.loss is not None else ""
+        return line + (f"  evaluation loss {state.eval_loss:.4f}" if state.eval_loss is not None else "")
+    return jobs.words(state) if state.status in ("created", "starting", "running") else state.status
+
+
+def _summary(run: Run, state: RunState) -> Result:
+    return {"run": run.id, "status": state.status, "global_step": state.step, "train_loss": state.train_loss,
+            "eval_loss": state.eval_loss}
+
+
+def _runs(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    found = [_summary(run, store.state(run)) for run in store.list()]
+    for row in found:
+        loss = f"{row['train_loss']:.4f}" if row["train_loss"] is not None else "-"
+        _say(options, f"{row['run']:<44} {row['status']:<12} step {row['global_step']:<7} loss {loss}")
+    if not found:
+        _say(options, "No runs yet. Start one: python -m studio run presets/persona.yaml")
+    return 0, {"runs": found}
+
+
+def _show(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = store.get(options.run)
+    state = store.state(run)
+    problem = None
+    if state.problem:
+        problem = {"what": state.problem["message"], "do": state.problem["hint"], "stage": state.problem["stage"]}
+        _say(options, f"{problem['what']} {problem['do']}")
+    _say(options, f"{run.id}: {_line(state)}\n{spec.dump(run.spec())}".rstrip())
+    return 0, {**_summary(run, state), "max_steps": state.max_steps, "history": run.history(), "problem": problem,
+               "notes": list(state.notes), "folder": str(run.path)}
+
+
+def _stop(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = store.get(options.run)
+    jobs.stop(run, now=options.now)
+    state = store.state(run)
+    for state in jobs.follow(store, run):
+        if options.detach:
+            break
+    _say(options, f"{run.id}: {state.status} at step {state.step}")
+    return 0, _summary(run, state)
+
+
+def _chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = store.get(options.run)
+    used = run.spec()
+    overridden = spec.with_overrides(used, options.set)
+    messages = [{"role": "user", "content": options.prompt}]
+    if overridden.generate.system_prompt:
+        messages.insert(0, {"role": "system", "content": overridden.generate.system_prompt})
+    text, final = "", {}
+    for reply in jobs.chat(store, settings, run, used, {options.model: messages}, overridden.generate):
+        delta = reply.get("delta", {}).get(options.model, "")
+        text += delta
+        if not options.json:
+            print(delta, end="", flush=True)
+        if "stage" in reply:
+            print(f"({reply['stage']})", file=sys.stderr, flush=True)
+        if reply.get("done"):
+            final = reply
+    if not options.json:
+        # With beams nothing is streamed: the answer comes whole.
+        print("" if text else final["text"][options.model])
+    return 0, {"run": run.id, "model": options.model, "text": final["text"][options.model], "tokens": final["tokens"][options.model],
+               "seconds": final["seconds"]}
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    final: Result = {}
+    for reply in jobs.preview(settings, _recipe(options), options.start, options.rows):
+        if "stage" in reply:
+            print(f"({reply['stage']})", file=sys.stderr, flush=True)
+        final = reply
+    for row in final["rows"]:
+        _say(options, f"--- row {row['index'] + 1} of {final['total']}: {len(row['input_ids'])} tokens, {sum(row['trained'])} trained"
+             + (f", {len(row['cut'])} cut off" if row["cut"] else ""))
+        _say(options, row["problem"] or row["text"])
+    return 0, {k: v for k, v in final.items() if k != "done"}
+
+
+def _export(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = store.get(options.run)
+    out = Path(options.out).expanduser().resolve()
+    told = ""
+    for state in jobs.export(settings, run, options.format, out):
+        line = jobs.words(state)
+        if line != told:
+            print(line, file=sys.stderr, flush=True)
+            told = line
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    _say(options, f"{options.format} of {run.id} is in {out}")
+    return 0, {"run": run.id, "format": options.format, "out": str(out), "files": files}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studio", description="Fine-tune chat models: look, train, talk, take home.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add in _commands():
+        command = commands.add_parser(name, help=add.__doc__, description=add.__doc__)
+        command.add_argument("--home", help="where runs and models are kept (else STUDIO_HOME, else ~/.atelier)")
+        command.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
+        add(command)
+    return parser
+
+
+def _commands() -> Iterator[tuple[str, Callable[[argparse.ArgumentParser], None]]]:
+    def recipe(command: argparse.ArgumentParser) -> None:
+        command.add_argument("recipe", help="a YAML recipe, such as presets/persona.yaml")
+        overrides(command)
+
+    def overrides(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+
+    def doctor(command: argparse.ArgumentParser) -> None:
+        """check what this machine has and what is missing"""
+        command.set_defaults(command=_doctor)
+
+    def run(command: argparse.ArgumentParser) -> None:
+        """train a recipe; exit 0 only if the run finished"""
+        recipe(command)
+        command.add_argument("--detach", action="store_true", help="return at once; the run goes on")
+        command.set_defaults(command=_run)
+
+    def runs(command: argparse.ArgumentParser) -> None:
+        """list all runs"""
+        command.set_defaults(command=_runs)
+
+    def show(command: argparse.ArgumentParser) -> None:
+        """one run: its state, its settings, its chart, what went wrong"""
+        command.add_argument("run")
+        command.set_defaults(command=_show)
+
+    def stop(command: argparse.ArgumentParser) -> None:
+        """finish the step, save, end; waits for that"""
+        command.add_argument("run")
+        command.add_argument("--now", action="store_true", help="end it at once, keeping only earlier checkpoints")
+        command.add_argument("--detach", action="store_true", help="ask, and don't wait")
+        command.set_defaults(command=_stop)
+
+    def chat(command: argparse.ArgumentParser) -> None:
+        """ask the base, the tuned or the merged model of a run"""
+        command.add_argument("run")
+        command.add_argument("--prompt", required=True)
+        command.add_argument("--model", choices=jobs.SIDES, default="tuned")
+        overrides(command)
+        command.set_defaults(command=_chat)
+
+    def preview(command: argparse.ArgumentParser) -> None:
+        """rows as the trainer gets them: text, tokens, and which are trained"""
+        recipe(command)
+        command.add_argument("--rows", type=_count, default=3, help="how many (3)")
+        command.add_argument("--start", type=_natural, default=0, help="the first one, from 0")
+        command.set_defaults(command=_preview)
+
+    def export(command: argparse.ArgumentParser) -> None:
+        """write the adapter, or the base with the adapter merged in"""
+        command.add_argument("run")
+        command.add_argument("--format", choices=("adapter", "merged"), required=True)
+        command.add_argument("--out", required=True, help="a new or empty folder")
+        command.set_defaults(command=_export)
+
+    for add in (doctor, run, runs, show, stop, chat, preview, export):
+        yield add.__name__, add
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    number = _natural(text)
+    if not 1 <= number <= 1000:
+        raise argparse.ArgumentTypeError("1 to 1000 rows can be shown at once")
+    return number

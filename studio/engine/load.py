@@ -1,0 +1,139 @@
+"""Loading models: which device, which numbers, and errors in words."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging
+
+from studio.engine.explain import first_line
+from studio.engine.report import Report
+from studio.errors import StudioError
+from studio.spec import ModelSection
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a model lives ("cuda" or "cpu") and the numbers that it computes in."""
+
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def words(self) -> str:
+        """E.g. "NVIDIA H100, bfloat16" or "CPU, float32"."""
+        name = torch.cuda.get_device_name(0) if self.device == "cuda" else "CPU"
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def hardware(section: ModelSection) -> Hardware:
+    """The device and dtype that the section gets on this machine. Raises StudioError where the
+    machine can't honour the section."""
+    cuda = torch.cuda.is_available()
+    if section.dtype != "auto":
+        if section.dtype == "float16" and not cuda:
+            raise StudioError("float16 is not computed on a CPU here.", "Set dtype to auto, float32 or bfloat16.")
+        return Hardware("cuda" if cuda else "cpu", getattr(torch, section.dtype))
+    if not cuda:
+        # bfloat16 is emulated on most CPUs and three times slower there.
+        return Hardware("cpu", torch.float32)
+    # A T4 says that it supports bfloat16, and emulates it: the compute capability tells.
+    native = torch.cuda.get_device_capability(0) >= (8, 0)
+    return Hardware("cuda", torch.bfloat16 if native else torch.float16)
+
+
+def quantization_config(section: ModelSection, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """What bitsandbytes is told. Its own defaults are fp4 and float32, so everything is said."""
+    if section.quantization == "none":
+        return None
+    if section.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=section.quantization,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
+    )
+
+
+def load_model(section: ModelSection, folder: Path, where: Hardware, report: Report) -> PreTrainedModel:
+    """The model on its device, quantized as the section says. Raises StudioError in words."""
+    with _weights_counted(report):
+        model, info = _guarded(
+            folder,
+            dtype=where.dtype,
+            quantization_config=quantization_config(section, where.dtype),
+            attn_implementation=section.attn_implementation,
+            device_map={"": 0 if where.device == "cuda" else "cpu"},
+        )
+    check_complete(info)
+    return model
+
+
+def load_plain(folder: Path, dtype: torch.dtype, report: Report, device: str = "cpu") -> PreTrainedModel:
+    """The model unquantized in `dtype`. Raises StudioError in words."""
+    with _weights_counted(report):
+        model, info = _guarded(folder, dtype=dtype, device_map={"": 0 if device == "cuda" else "cpu"})
+    check_complete(info)
+    return model
+
+
+def check_complete(info: dict[str, Any]) -> None:
+    """Raises StudioError where the files lacked weights: transformers fills those with noise."""
+    missing = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
+    if missing:
+        raise StudioError(
+            f"The model's files lack {len(missing)} of its weights or have them in another shape: {missing[0]}, …",
+            "Copy or download the folder again, and check that config.json belongs to these weights.",
+        )
+
+
+def _guarded(folder: Path, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **arguments
+        )
+    except (torch.OutOfMemoryError, MemoryError, ImportError):
+        raise
+    # Each architecture and each quantizer fails in its own way: the words are theirs.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise StudioError(f"The model can't be loaded: {first_line(error)}",
+                          "Check that its folder is whole and that its architecture is part of transformers.") from error
+
+
+@contextmanager
+def _weights_counted(report: Report) -> Iterator[None]:
+    """Turns transformers' progress bars into counts of our stage while the block runs."""
+
+    def bar(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        items = args[0] if args else kwargs.get("iterable")
+        if kwargs.get("desc") != "Loading weights" or not hasattr(items, "__len__"):
+            return factory(*args, **kwargs)
+        return _counted(items, report)
+
+    report.stage("loading the model")
+    before = logging.set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def _counted(items: Any, report: Report) -> Iterator[Any]:
+    for number, item in enumerate(items, 1):
+        yield item
+        report.stage("loading the model", number, len(items))
+
+
+def free_memory() -> None:
+    """Gives back what models that nobody holds any more still take."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,107 @@
+"""The client of the bench, the child process in which models live for chat and preview.
+
+The bench is found through its address file, so that any process of this home (the page, the
+command line, a restarted server) talks to the same one.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from studio.errors import StudioError
+from studio.jobs.spawn import spawn
+from studio.runs import files
+from studio.settings import Settings
+
+Reply = dict[str, Any]
+_START_S = 120.0
+_QUIT_S = 10.0
+
+
+class Bench:
+    """Talks to the bench and starts it when it is not there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.home / "bench"
+
+    @property
+    def log(self) -> Path:
+        return self._folder / "bench.log"
+
+    def process(self) -> psutil.Process | None:
+        """The bench's process, if it lives."""
+        return files.read_process(self._folder / "pid")
+
+    def ask(self, request: Reply) -> Iterator[Reply]:
+        """Sends one request and yields its replies; closing the iterator cancels the work.
+
+        A reply holds `stage` (words) or `delta` (new text by side); the last one holds `done`.
+        Raises StudioError where the bench reports an error or dies.
+        """
+        connection = self._connect()
+        if connection is None:
+            yield {"stage": "starting the model's process"}
+            connection = self._start()
+        try:
+            connection.send_bytes(json.dumps(request).encode())
+            while True:
+                reply: Reply = json.loads(connection.recv_bytes())
+                if "error" in reply:
+                    raise StudioError(reply["error"], reply.get("hint", ""))
+                yield reply
+                if reply.get("done"):
+                    return
+        except (EOFError, OSError):
+            raise StudioError(
+                "The model's process ended in the middle of its work.",
+                f"It may have run out of memory; its log is {self.log}. Try again with a smaller model or quantization.",
+            ) from None
+        finally:
+            connection.close()
+
+    def quit(self) -> None:
+        """Ends the bench and gives its memory back; returns once it is gone."""
+        process = self.process()
+        if process is None:
+            return
+        connection = self._connect()
+        if connection is not None:
+            with suppress(EOFError, OSError), connection:
+                connection.send_bytes(json.dumps({"op": "quit"}).encode())
+                connection.recv_bytes()
+        with suppress(psutil.Error):
+            try:
+                process.wait(_QUIT_S)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(_QUIT_S)
+
+    def _connect(self) -> Connection | None:
+        try:
+            address = json.loads((self._folder / "address.json").read_text(encoding="utf-8"))
+            if self.process() is None:
+                return None
+            return Client(("127.0.0.1", int(address["port"])), authkey=bytes.fromhex(address["key"]))
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+    def _start(self) -> Connection:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        process = spawn(["bench"], self.log, self._settings)
+        while time.monotonic() - started < _START_S:
+            connection = self._connect()
+            if connection is not None:
+                return connection
+            # Another starter may have won the bench's lock: then ours ends and theirs answers.
+            if process.poll() is not None and self.process() is None:
+                break
+            time.sleep(0.05)
+        raise StudioError("The model's process did not start.", f"Its log says why: {self.log}")

@@ -1,0 +1,104 @@
+"""What a run will take: steps, memory, time. An estimate, and said to be one on the page."""
+
+import math
+from dataclasses import dataclass
+
+from studio.plan.machine import Machine
+from studio.plan.model import Summary
+from studio.spec import RunSpec
+
+# Bytes a parameter: int8 has a scale a row; nf4 and fp4 a scale a block of 64, which double
+# quantization shrinks.
+_BYTES = {"none": 0.0, "int8": 1.01, "nf4": 0.5625, "fp4": 0.5625}
+_RUNTIME = {"cpu": 0.7e9, "gpu": 1.2e9}
+_CHARACTERS_PER_TOKEN = 3.6
+# Flops that a trained token really gets here before any run has been measured: LoRA needs
+# 4 flops a parameter and token. A core gives 70 GFLOP/s in float32, a GPU 120 TFLOP/s.
+_FLOPS_CORE = 7.0e10
+_FLOPS_GPU = 1.2e14
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Memory in bytes, time in seconds. `fits` is None where the model is not known yet."""
+
+    train_rows: int
+    eval_rows: int
+    steps: int
+    trainable: int
+    memory: float
+    seconds: float
+    fits: bool | None
+
+
+def weight_bytes(summary: Summary, quantization: str, double: bool, dtype_bytes: int) -> float:
+    """Memory of the frozen weights. Only the layers' matrices are quantized."""
+    linear = sum(math.prod(s.dims) for s in summary.shapes if s.is_linear)
+    linear = linear or int(summary.parameters - summary.vocab_size * summary.hidden_size)
+    per = _BYTES[quantization] or dtype_bytes
+    if quantization in ("nf4", "fp4") and double:
+        per = 0.516
+    return linear * per + (summary.parameters - linear) * dtype_bytes
+
+
+def dtype_bytes(spec: RunSpec, machine: Machine) -> int:
+    """Bytes of one unquantized weight."""
+    if spec.model.dtype == "auto":
+        return 2 if machine.gpus else 4
+    return 4 if spec.model.dtype == "float32" else 2
+
+
+def trainable(spec: RunSpec, summary: Summary) -> int:
+    """Parameters that LoRA trains: r x (inputs + outputs) of each target, and DoRA's magnitudes."""
+    targets = summary.targets(spec.adapter.target_modules)
+    dora = 1 if spec.adapter.use_dora else 0
+    return sum(spec.adapter.r * sum(s.dims) + dora * s.dims[0] for s in targets)
+
+
+def steps(spec: RunSpec, train_rows: int) -> int:
+    """Optimizer steps of the run, as the Trainer counts them; without packing."""
+    if spec.train.max_steps > 0:
+        return spec.train.max_steps
+    batches = math.ceil(train_rows / spec.train.per_device_train_batch_size)
+    per_epoch = max(1, math.ceil(batches / spec.train.gradient_accumulation_steps))
+    return math.ceil(per_epoch * spec.train.num_train_epochs)
+
+
+def plan(spec: RunSpec, summary: Summary, machine: Machine, train_rows: int, eval_rows: int, characters: float,
+         seconds_per_token: float | None = None) -> Plan:
+    """The plan for rows of `characters` each on average. `seconds_per_token`, from an earlier run
+    of this model here, takes the place of the machine's assumed speed."""
+    train = spec.train
+    length = min(train.max_length, max(16.0, characters / _CHARACTERS_PER_TOKEN + 30))
+    count = steps(spec, train_rows)
+    batch_tokens = train.per_device_train_batch_size * length
+    bytes_each = dtype_bytes(spec, machine)
+    parameters = trainable(spec, summary)
+    # Weights, gradients and AdamW's two moments of the adapter, in float32.
+    adapter = parameters * 16.0
+    # 34 hidden-sized values a token and layer is the usual count for a transformer layer with
+    # flash-style attention (Korthikanti et al., 2022); checkpointing keeps one.
+    kept = 1 if train.activation_checkpointing else 34 / 2
+    activations = batch_tokens * summary.layers * summary.hidden_size * bytes_each * kept
+    head = 2.0 * min(batch_tokens, 4096) * 32_768 + 8.0 * batch_tokens * summary.hidden_size
+    double = spec.model.bnb_4bit_use_double_quant
+    weights = weight_bytes(summary, spec.model.quantization, double, bytes_each)
+    memory = weights + adapter + activations + head + _RUNTIME["gpu" if machine.gpus else "cpu"]
+    flops = _FLOPS_GPU if machine.gpus else _FLOPS_CORE * machine.cores
+    each = seconds_per_token or summary.parameters * 4.0 / flops * (1.5 if train.activation_checkpointing else 1.0)
+    tokens = count * batch_tokens * train.gradient_accumulation_steps
+    evaluations = (count // spec.eval.eval_steps + 1) if eval_rows else 0
+    # An evaluation has no backward pass: half of the work of a trained token.
+    seconds = each * (tokens + 0.5 * evaluations * eval_rows * length) + 15
+    known = summary.parameters > 0
+    return Plan(train_rows, eval_rows, count, parameters, memory, seconds, memory < machine.free if known else None)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "42 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

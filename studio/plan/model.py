@@ -1,0 +1,128 @@
+"""What a model is, read from its files: config.json, the safetensors' headers, its template."""
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.plan.catalogue import CATALOGUE
+from studio.settings import Settings
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One weight: its name in the file and its dimensions (output, input for a linear layer)."""
+
+    name: str
+    dims: tuple[int, ...]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether LoRA's all-linear would take it: a matrix inside a layer, so neither the
+        embedding nor the head."""
+        return len(self.dims) == 2 and ".layers." in self.name and "norm" not in self.name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`ready` tells whether the files are on this disk; without them `shapes` is empty."""
+
+    name: str
+    ready: bool
+    parameters: int
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context: int
+    architecture: str
+    template: str
+    licence: str
+    shapes: tuple[Shape, ...] = ()
+    config: dict[str, Any] | None = None
+
+    def targets(self, target_modules: str | list[str]) -> tuple[Shape, ...]:
+        """The weights that get an adapter, by peft's rule for names: the last part matches."""
+        linear = (s for s in self.shapes if s.is_linear)
+        if target_modules == "all-linear":
+            return tuple(linear)
+        return tuple(s for s in linear if s.name.split(".")[-2] in target_modules)
+
+
+def folder_of(name_or_path: str, settings: Settings) -> Path | None:
+    """The folder that holds this model's files here, or None where there is none yet."""
+    if name_or_path in CATALOGUE:
+        path = settings.models / name_or_path
+    else:
+        path = (settings.workspace / Path(name_or_path).expanduser()).resolve()
+    return path if (path / "config.json").is_file() else None
+
+
+def summarize(name_or_path: str, settings: Settings) -> Summary:
+    """The model's summary. Raises StudioError where a folder's files can't be understood, or
+    where nothing is known of the model before it is fetched."""
+    folder = folder_of(name_or_path, settings)
+    if folder is not None:
+        return _from_folder(name_or_path, folder)
+    entry = CATALOGUE.get(name_or_path)
+    if entry is not None:
+        return Summary(entry.name, False, entry.parameters, entry.layers, entry.hidden_size, entry.vocab_size,
+                       entry.context, "Llama", "its own chat template", entry.licence)
+    full = settings.workspace / Path(name_or_path).expanduser()
+    if full.is_dir():
+        raise StudioError(f"The folder {name_or_path} has no config.json.",
+                          "Choose the folder that holds config.json and the safetensors.")
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        raise StudioError(f"There is no model {name_or_path}.",
+                          "Choose one of the list, a folder, or a Hub id such as owner/name.")
+    return Summary(name_or_path, False, 0, 0, 0, 0, 0, "fetched from the Hub at the start", "", "see its page on the Hub")
+
+
+def _from_folder(name: str, folder: Path) -> Summary:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shapes = tuple(_shapes(folder))
+    except (OSError, ValueError) as error:
+        raise StudioError(f"The files of {name} can't be read: {error}.", "Copy or download the folder again.") from None
+    entry = CATALOGUE.get(name)
+    return Summary(
+        name=name,
+        ready=True,
+        parameters=sum(prod(s.dims) for s in shapes),
+        layers=int(config.get("num_hidden_layers", 0)),
+        hidden_size=int(config.get("hidden_size", 0)),
+        vocab_size=int(config.get("vocab_size", 0)),
+        context=int(config.get("max_position_embeddings", 0)),
+        architecture=str((config.get("architectures") or ["unknown"])[0]).removesuffix("ForCausalLM"),
+        template=_template(folder),
+        licence=entry.licence if entry else "see the model's own page",
+        shapes=shapes,
+        config=config,
+    )
+
+
+def _shapes(folder: Path) -> list[Shape]:
+    """Every weight's name and dimensions, from the headers alone: 8 bytes of length, then JSON
+    (the safetensors format). No weight is read."""
+    found = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+        found += [Shape(n, tuple(v["shape"])) for n, v in header.items() if n != "__metadata__"]
+    return found
+
+
+def _template(folder: Path) -> str:
+    text = ""
+    if (folder / "chat_template.jinja").is_file():
+        text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    elif (folder / "tokenizer_config.json").is_file():
+        stored = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        text = str(stored.get("chat_template") or "")
+    if not text:
+        return "none: this model was not made for chat"
+    marks = {"<|im_start|>": "ChatML", "<|start_header_id|>": "Llama 3", "[INST]": "Mistral", "<start_of_turn>": "Gemma",
+             "<|user|>": "Phi / Zephyr"}
+    return next((name for mark, name in marks.items() if mark in text), "its own chat template")

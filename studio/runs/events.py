@@ -1,0 +1,117 @@
+"""A run's log of events: one JSON object a line, appended by the worker, followed by readers.
+
+Reading costs what is new, not what is there: a reader keeps a byte offset, and a line that is
+only half written is left for the next time.
+
+The events, told apart by `type` (each has `time`, seconds since the epoch):
+- stage: `text` in words, with `done` and `total` where they can be counted
+- start: training begins: `max_steps`, `num_train_epochs`, `train_rows`, `eval_rows`,
+  `parameters`, `trainable`, `device`
+- log: a point of the chart: `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `num_tokens`,
+  `tokens_per_second`
+- eval: `step`, `eval_loss`
+- note: `text`, something the person should know
+- save: `step`, a checkpoint is whole
+- end: `status` (finished, stopped, failed), `train_loss`, `eval_loss`, and for a failure
+  `message`, `hint` and the `stage` it happened in
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+Event = dict[str, Any]
+Status = Literal["created", "starting", "running", "stopping", "stopped", "finished", "failed", "interrupted"]
+ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
+
+
+def append(path: Path, event: Event) -> None:
+    """Writes one event as one line with a single write, so that readers never see two mixed."""
+    line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False, allow_nan=False) + "\n"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
+
+
+def tail(path: Path, offset: int = 0, limit: int = 64 * 2**20) -> tuple[list[Event], int]:
+    """The events after byte `offset`, at most `limit` bytes of them, and the offset to go on from.
+
+    A line that is no JSON object (a disk that was full, a machine that lost power) is skipped.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            block = file.read(limit)
+    except FileNotFoundError:
+        return [], offset
+    whole = block[: block.rfind(b"\n") + 1]
+    events = []
+    for line in whole.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "type" in event:
+            events.append(event)
+    return events, offset + len(whole)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What the events so far add up to. `status` lacks what only the process can tell: see
+    `store.Run.state`."""
+
+    status: Status = "created"
+    stage: str = ""
+    done: int | None = None
+    total: int | None = None
+    step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    train_rows: int = 0
+    eval_rows: int = 0
+    parameters: int = 0
+    trainable: int = 0
+    device: str = ""
+    loss: float | None = None
+    train_loss: float | None = None
+    eval_loss: float | None = None
+    tokens_per_second: float | None = None
+    started: float | None = None
+    trained_from: float | None = None
+    updated: float | None = None
+    problem: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def fold(state: RunState, events: list[Event]) -> RunState:
+    """The state after `events`; pure, so folding in parts gives what folding at once gives."""
+    for event in events:
+        known = {k: v for k, v in event.items() if k in RunState.__dataclass_fields__ and k != "status"}
+        now = event.get("time")
+        state = replace(state, updated=now, started=state.started or now)
+        match event["type"]:
+            case "stage":
+                status = "running" if state.status == "running" else "starting"
+                state = replace(state, status=status, stage=str(event.get("text", "")),
+                                done=event.get("done"), total=event.get("total"))
+            case "start":
+                state = replace(state, **known, status="running", stage="training", done=None, total=None,
+                                trained_from=now)
+            case "log" | "eval":
+                state = replace(state, **known, status="running")
+            case "note":
+                state = replace(state, notes=(*state.notes, str(event.get("text", ""))))
+            case "end":
+                failed = event.get("status") == "failed"
+                problem = {k: str(event.get(k, "")) for k in ("message", "hint", "stage")} if failed else None
+                ends = {k: v for k, v in known.items() if k in ("train_loss", "eval_loss", "step")}
+                state = replace(state, **ends, status=event.get("status", "failed"), problem=problem)
+            case _:
+                pass
+    return state

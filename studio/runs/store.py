@@ -1,0 +1,174 @@
+"""Run folders: create, list, look at. The folder is the run; nothing about it is kept elsewhere."""
+
+import re
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from studio import spec as specs
+from studio.errors import StudioError
+from studio.runs import events, files
+from studio.runs.events import ENDED, Event, RunState
+from studio.spec import RunSpec
+
+_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,40}")
+# A worker writes its first event within seconds; a folder without one after this long has none.
+_BIRTH_S = 60.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder and the names of what is in it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, as it stands at the end of the id."""
+        return self.id[16:]
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "worker.log"
+
+    @property
+    def pid(self) -> Path:
+        return self.path / "pid"
+
+    @property
+    def stop(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def spec(self) -> RunSpec:
+        """The settings it was started with. Raises StudioError where they can't be read."""
+        return specs.load(self.path / "spec.yaml")
+
+    def process(self) -> psutil.Process | None:
+        """The worker, if it lives."""
+        return files.read_process(self.pid)
+
+    def judge(self, state: RunState) -> RunState:
+        """Adds to the folded events what only the process can tell."""
+        if state.status in ENDED:
+            return state
+        if self.process() is not None:
+            return replace(state, status="stopping") if self.stop.exists() else state
+        if state.status == "created" and not self.pid.exists() and self._age() < _BIRTH_S:
+            return state
+        stage = state.stage or "starting"
+        problem = {
+            "message": "The worker ended without a word: it was killed, ran out of memory, or the machine went down.",
+            "hint": self._last_words() or "Look at the log; a smaller batch or a shorter max_length needs less memory.",
+            "stage": stage,
+        }
+        return replace(state, status="interrupted", problem=problem)
+
+    def _age(self) -> float:
+        return time.time() - self.path.stat().st_mtime
+
+    def _last_words(self) -> str:
+        """The last line of the log, where it looks like an error."""
+        lines = [line for line in self.read_log(4096).splitlines() if line.strip()]
+        return f"Its last words: {lines[-1]}" if lines and "Error" in lines[-1] else ""
+
+    def read_log(self, size: int = 20_000) -> str:
+        """The last `size` bytes of the worker's log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - size))
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def history(self) -> list[dict[str, object]]:
+        """The chart's points, in order of step: what was logged at each, evaluation included."""
+        points: dict[int, dict[str, object]] = {}
+        for event in events.tail(self.events)[0]:
+            if event["type"] in ("log", "eval") and isinstance(event.get("step"), int):
+                values = {k: v for k, v in event.items() if k not in ("type", "time")}
+                points.setdefault(event["step"], {}).update(values)
+        return [points[step] for step in sorted(points)]
+
+
+@dataclass
+class RunStore:
+    """The folder of runs. What it remembers is only how far it has read each log."""
+
+    root: Path
+    _seen: dict[str, tuple[int, RunState]] = field(default_factory=dict)
+
+    def create(self, spec: RunSpec, name: str) -> Run:
+        """A new run folder with its spec. Two made in the same second get different names."""
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32] or "run"
+        self.root.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for n in range(1, 1000):
+            path = self.root / (f"{stamp}-{slug}" if n == 1 else f"{stamp}-{slug}-{n}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            files.write_text(path / "spec.yaml", specs.dump(spec))
+            return Run(path)
+        raise StudioError("A thousand runs were made this second.", "Wait a second.")
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id, or of the only id that ends or begins so. Raises StudioError."""
+        found = [run for run in self.list() if run.id == run_id]
+        if not found and run_id:
+            found = [r for r in self.list() if r.id.startswith(run_id) or r.id.endswith(run_id)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise StudioError(f"{run_id} could be {len(found)} runs.", f"Say which: {', '.join(r.id for r in found)}.")
+        raise StudioError(f"There is no run {run_id or '(no name)'}.", "`python -m studio runs` lists them.")
+
+    def list(self) -> list[Run]:
+        """All runs, newest first."""
+        if not self.root.is_dir():
+            return []
+        names = (p for p in self.root.iterdir() if _ID.fullmatch(p.name) and p.is_dir())
+        return [Run(p) for p in sorted(names, key=lambda p: p.name, reverse=True)]
+
+    def state(self, run: Run) -> RunState:
+        """The run's state now; reads only what was added since this store last looked."""
+        offset, state = self._seen.get(run.id, (0, RunState()))
+        new: list[Event]
+        # Whether the process lives is asked before the log is read the last time: a worker that
+        # ends in between has written its end by then, and is not taken for one that vanished.
+        alive = run.process() is not None
+        new, offset = events.tail(run.events, offset)
+        state = events.fold(state, new)
+        self._seen[run.id] = (offset, state)
+        if alive and state.status not in ENDED and not run.stop.exists():
+            return state
+        return run.judge(state)
+
+    def active(self) -> Run | None:
+        """The run that is being trained now, if any."""
+        for run in self.list():
+            if self.state(run).status not in ENDED:
+                return run
+        return None

@@ -1,0 +1,80 @@
+"""Where things are and how long things may take: read once from the environment, passed in."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import StudioError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Frozen settings. `home` holds runs, models, recipes and uploads; `workspace` is the one
+    other folder that the page may read data and models from."""
+
+    home: Path
+    workspace: Path
+    presets: Path = PROJECT / "presets"
+    host: str = "127.0.0.1"
+    port: int = 7860
+    hub_timeout_s: float = 5.0
+    bench_idle_s: float = 600.0
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def recipes(self) -> Path:
+        return self.home / "recipes"
+
+    @property
+    def uploads(self) -> Path:
+        return self.home / "uploads"
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders that paths typed into the page must lie in."""
+        return (self.workspace, self.home, self.presets)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Reads STUDIO_HOME, STUDIO_WORKSPACE, HOST, PORT and STUDIO_BENCH_IDLE (seconds)."""
+        env = os.environ if env is None else env
+        home = Path(env.get("STUDIO_HOME") or Path.home() / ".atelier").expanduser().resolve()
+        workspace = Path(env.get("STUDIO_WORKSPACE") or Path.cwd()).expanduser().resolve()
+        return cls(
+            home=home,
+            workspace=workspace,
+            host=env.get("HOST") or "127.0.0.1",
+            port=_number(env, "PORT", 7860, low=1, high=65535),
+            bench_idle_s=_number(env, "STUDIO_BENCH_IDLE", 600, low=1, high=86_400),
+        )
+
+    def confine(self, path: str) -> Path:
+        """The path, if it lies in one of `roots`; links are followed before that is judged.
+
+        Raises StudioError otherwise.
+        """
+        full = (self.workspace / Path(path).expanduser()).resolve()
+        if not any(full.is_relative_to(root.resolve()) for root in self.roots):
+            raise StudioError(
+                f"{path} lies outside the workspace.",
+                f"Put it under {self.workspace}, or start Atelier with STUDIO_WORKSPACE set.",
+            )
+        return full
+
+
+def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise StudioError(f"{name}={text} is not a whole number from {low} to {high}.",
+                          f"Unset it, or set it to {default}.")
+    return int(text)

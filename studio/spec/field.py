@@ -1,0 +1,53 @@
+"""How a field of the spec is declared: default, bounds, help and place on the form, once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What the form needs beyond the type. `widget` is one of: auto, sci (a float written as
+    2e-4), slider, radio, long (a text of several lines), choices (pick or type several)."""
+
+    label: str
+    group: str
+    basic: bool
+    widget: str
+    choices: tuple[str, ...]
+    link: str
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    label: str,
+    group: str,
+    basic: bool = False,
+    widget: str = "auto",
+    choices: tuple[str, ...] = (),
+    link: str = "",
+    **bounds: Any,
+) -> Any:
+    """A pydantic field with its `Meta`. `help` says what it does and in which direction to move
+    it; `bounds` are pydantic's own (ge, gt, le, lt, max_length)."""
+    meta = Meta(label, group, basic, widget, choices, link)
+    return Field(default, description=help, json_schema_extra={"meta": meta}, **bounds)  # type: ignore[dict-item]
+
+
+def meta_of(info: FieldInfo) -> Meta:
+    """The `Meta` that `option` attached."""
+    extra = info.json_schema_extra
+    assert isinstance(extra, dict)
+    meta = extra["meta"]
+    assert isinstance(meta, Meta)
+    return meta
+
+
+class Section(BaseModel):
+    """One section of the spec: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

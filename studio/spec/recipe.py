@@ -1,0 +1,190 @@
+"""RunSpec: the whole of a run's settings, and its recipe, the YAML that says only what differs."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from studio.errors import Problem, SpecError, StudioError
+from studio.spec.field import Meta, Section, meta_of
+from studio.spec.sections import (
+    AdapterSection,
+    DataSection,
+    EvalSection,
+    GenerateSection,
+    ModelSection,
+    TrainSection,
+)
+
+Tree = dict[str, dict[str, Any]]
+
+
+class RunSpec(Section):
+    """Everything that decides what a run does."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    adapter: AdapterSection = AdapterSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    generate: GenerateSection = GenerateSection()
+
+
+DEFAULTS = RunSpec()
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "adapter": AdapterSection,
+    "train": TrainSection,
+    "eval": EvalSection,
+    "generate": GenerateSection,
+}
+
+
+def fields() -> Iterator[tuple[str, str, FieldInfo, Meta]]:
+    """Every field as (section, name, pydantic's info, our meta), in the order of the form."""
+    for section, cls in SECTIONS.items():
+        for name, info in cls.model_fields.items():
+            yield section, name, info, meta_of(info)
+
+
+def parse(tree: Mapping[str, Any]) -> RunSpec:
+    """The spec of `tree` over the defaults. Raises SpecError with every problem at once."""
+    try:
+        spec, problems = RunSpec.model_validate(tree), []
+    except ValidationError as error:
+        problems = [_problem(e) for e in error.errors()]
+        # The pairs are judged too, with what is wrong at its default.
+        spec = RunSpec.model_validate(_without(tree, {p.field for p in problems}))
+    problems += check(spec)
+    if problems:
+        raise SpecError(problems)
+    return spec
+
+
+def _without(tree: Mapping[str, Any], bad: set[str]) -> dict[str, Any]:
+    """The tree less the fields and sections named in `bad`."""
+    kept = {section: held for section, held in tree.items() if section not in bad}
+    return {s: {n: v for n, v in held.items() if f"{s}.{n}" not in bad} for s, held in kept.items()}
+
+
+def check(spec: RunSpec) -> list[Problem]:
+    """What no single field shows: pairs of settings that can't be honoured together."""
+    problems = []
+    train = spec.train
+    if train.max_steps == 0:
+        problems.append(Problem("train.max_steps", "0 steps would train nothing.",
+                                "Use -1 to let the epochs decide, or a number above 0."))
+    if train.warmup_steps >= 1:
+        if train.warmup_steps != int(train.warmup_steps):
+            problems.append(Problem("train.warmup_steps", "is neither a share below 1 nor whole steps.",
+                                    f"Use {int(train.warmup_steps)}, or a share such as 0.03."))
+        if 0 < train.max_steps <= train.warmup_steps:
+            problems.append(Problem("train.warmup_steps", f"is not shorter than the run of {train.max_steps} steps.",
+                                    "Lower it, or use a share such as 0.03."))
+    if spec.adapter.use_dora and spec.model.quantization in ("int8", "fp4"):
+        problems.append(Problem("adapter.use_dora", f"DoRA is not trained on {spec.model.quantization} weights.",
+                                "Use nf4 or no quantization, or turn DoRA off."))
+    if spec.model.name_or_path.lower().endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
+        problems.append(Problem("model.name_or_path", "is a pickle file, which can run any code when it is opened.",
+                                "Give a folder with safetensors."))
+    return problems
+
+
+def diff(spec: RunSpec, base: RunSpec = DEFAULTS) -> Tree:
+    """What `spec` says otherwise than `base`: {section: {field: value}}, empty sections left out."""
+    tree: Tree = {}
+    for section, name, _info, _meta in fields():
+        value = getattr(getattr(spec, section), name)
+        if value != getattr(getattr(base, section), name):
+            tree.setdefault(section, {})[name] = value
+    return tree
+
+
+def dump(spec: RunSpec) -> str:
+    """The recipe as YAML: only what differs from the defaults."""
+    tree = diff(spec)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True) if tree else "{}\n"
+
+
+def loads(text: str, name: str = "recipe") -> RunSpec:
+    """Reads a recipe's YAML. Raises StudioError (not YAML) or SpecError (bad fields)."""
+    return parse(load_tree(text, name))
+
+
+def load_tree(text: str, name: str = "recipe") -> Tree:
+    """The YAML's {section: {field: value}}, its keys not judged yet."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise StudioError(f"{name} is not valid YAML{where}.",
+                          "Write `section:` and below it, indented, `field: value`.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise StudioError(f"{name} is not a recipe.", "Write `section:` and below it `field: value`.")
+    return tree
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+    """A recipe file with `section.field=value` overrides on top, each value read as YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudioError(f"There is no recipe {path}.", "Check the path; the bundled ones are in presets/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudioError(f"{path} can't be read: {error}.", "A recipe is a YAML text file.") from None
+    return _overridden(load_tree(text, path.name), overrides)
+
+
+def with_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    """The spec with `section.field=value` on top. Raises SpecError."""
+    return _overridden(diff(spec), overrides)
+
+
+def _overridden(tree: Tree, overrides: Sequence[str]) -> RunSpec:
+    problems = [p for p in (_override(tree, text) for text in overrides) if p]
+    if problems:
+        raise SpecError(problems)
+    return parse(tree)
+
+
+def _override(tree: Tree, text: str) -> Problem | None:
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot or not name:
+        return Problem(key.strip() or "--set", "is not section.field=value.", "Example: --set train.learning_rate=2e-4")
+    try:
+        parsed = yaml.safe_load(value) if value.strip() else ""
+    except yaml.YAMLError:
+        parsed = value
+    held = tree.setdefault(section, {})
+    if not isinstance(held, dict):
+        return Problem(section, "is not a section.", f"The sections are {', '.join(SECTIONS)}.")
+    held[name] = parsed
+    return None
+
+
+def _problem(error: Any) -> Problem:
+    """pydantic's finding in words that say what to do."""
+    # Union members and validators append parts of their own to the location: two are ours.
+    location = [str(part) for part in error["loc"]]
+    field = ".".join(location[:2])
+    if error["type"] == "extra_forbidden":
+        known = list(SECTIONS) if len(location) == 1 else list(SECTIONS[location[0]].model_fields)
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+        return Problem(field, "is not a setting.", hint)
+    if len(location) == 1:
+        return Problem(field, "is not a section with fields below it.", "Write `field: value` lines below it, indented.")
+    shown = repr(error["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    info = SECTIONS[location[0]].model_fields[location[1]]
+    return Problem(field, f"{shown} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}.",
+                   f"The default is {info.default!r}.")

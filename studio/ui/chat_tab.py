@@ -1,0 +1,119 @@
+"""The Chat tab: the base and the tuned model side by side, or the merged one on its own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from studio import jobs, spec
+from studio.errors import StudioError
+from studio.runs import ENDED, Run, RunStore
+from studio.settings import Settings
+from studio.spec import GenerateSection, RunSpec
+from studio.ui import html
+from studio.ui.context import Context
+
+Histories = dict[str, list[dict[str, str]]]
+PAIR, MERGED = "Base and tuned", "Merged, on its own"
+_NAMES = {"base": "Base", "tuned": "Tuned", "merged": "Merged"}
+
+
+class ChatTab:
+    """The tab's components; `app` wires them. The true conversation is kept in `histories`: what a
+    chatbot hands back has been through its own clean-up."""
+
+    def __init__(self, context: Context) -> None:
+        with gr.Row(elem_classes="actions"):
+            gr.HTML(html.lead("Talk to it", "The same words to both, so that what was learned shows."), elem_classes="lead")
+            self.primary = gr.Button("Take it home", variant="primary", elem_id="next-chat")
+        with gr.Row():
+            self.run = gr.Dropdown([], label="Tuned by the run", elem_id="chat-run", scale=3, min_width=220)
+            self.mode = gr.Radio([PAIR, MERGED], value=PAIR, label="Who answers", elem_id="chat-mode", scale=3, min_width=220)
+        self.message = gr.HTML(elem_id="chat-message")
+        with gr.Row():
+            look: dict[str, Any] = {"height": 420, "buttons": ["copy"], "layout": "bubble", "min_width": 280}
+            self.left = gr.Chatbot(label="Base", elem_id="chat-base", placeholder="The model as it was.", **look)
+            self.right = gr.Chatbot(label="Tuned", elem_id="chat-tuned", placeholder="The model as you taught it.", **look)
+        with gr.Row():
+            self.text = gr.Textbox(placeholder="Ask both, for example: who are you?", show_label=False, max_lines=6,
+                                   elem_id="chat-text", scale=8, min_width=200, container=False)
+            self.send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=1, min_width=90)
+        with gr.Row():
+            self.stop = gr.Button("Stop", elem_id="chat-stop", size="sm", min_width=90)
+            self.again = gr.Button("Regenerate", elem_id="chat-again", size="sm", min_width=90)
+            self.clear = gr.Button("Clear", elem_id="chat-clear", size="sm", min_width=90)
+        context.form.advanced("generate")
+        self.histories = gr.BrowserState({}, storage_key="atelier-chat", secret="atelier")
+
+    def sides(self, mode: str, run_id: str | None) -> tuple[str, ...]:
+        """Who answers."""
+        if mode == MERGED:
+            return ("merged",)
+        return ("base", "tuned") if run_id else ("base",)
+
+
+def tuned_runs(store: RunStore) -> list[Run]:
+    """Runs that have something to talk to, newest first."""
+    return [r for r in store.list() if (r.adapter / "adapter_config.json").is_file() and store.state(r).status in ENDED]
+
+
+def said(histories: Histories, side: str) -> list[dict[str, str]]:
+    """A side's conversation for its chatbot."""
+    return list(histories.get(side, []))
+
+
+def shown(histories: Histories, mode: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the left and the right chatbot show: (left, right) as keyword arguments."""
+    if mode == MERGED:
+        return {"visible": False}, {"label": "Merged", "value": said(histories, "merged")}
+    return ({"visible": True, "value": said(histories, "base")}, {"label": "Tuned", "value": said(histories, "tuned")})
+
+
+def forget_answer(histories: Histories, sides: tuple[str, ...]) -> str:
+    """Takes the last question and its answers out of the sides; returns the question."""
+    question = ""
+    for side in sides:
+        turns = histories.get(side, [])
+        while turns and turns[-1]["role"] == "assistant":
+            turns.pop()
+        if turns and turns[-1]["role"] == "user":
+            question = turns.pop()["content"]
+    return question
+
+
+def answer(
+    store: RunStore, settings: Settings, run_id: str | None, base: RunSpec, text: str, sides: tuple[str, ...],
+    histories: Histories, generate: GenerateSection,
+) -> Iterator[tuple[Histories, str]]:
+    """Asks all sides; yields the conversations as they grow, with a line of HTML about what goes on.
+
+    An error leaves the conversations as they were and comes as the line.
+    """
+    before = {side: list(turns) for side, turns in histories.items()}
+    grown = {side: list(turns) for side, turns in histories.items()}
+    try:
+        run = store.get(run_id) if run_id else None
+        # The tuned model belongs to the model that its run trained, whatever the form says now.
+        used = run.spec() if run else base
+        asked = {}
+        for side in sides:
+            turns = [*grown.get(side, []), {"role": "user", "content": text}]
+            system = [{"role": "system", "content": generate.system_prompt}] if generate.system_prompt else []
+            asked[side] = [*system, *turns]
+            grown[side] = [*turns, {"role": "assistant", "content": ""}]
+        yield grown, html.wait("thinking")
+        for reply in jobs.chat(store, settings, run, used, asked, generate):
+            for side, delta in reply.get("delta", {}).items():
+                last = grown[side][-1]
+                grown[side][-1] = {**last, "content": last["content"] + delta}
+            if reply.get("done"):
+                for side, whole in reply["text"].items():
+                    grown[side][-1] = {"role": "assistant", "content": whole}
+            yield grown, html.wait(reply["stage"]) if "stage" in reply else ""
+    except StudioError as error:
+        yield before, html.problem(error)
+
+
+def generation(tree: dict[str, dict[str, Any]]) -> GenerateSection:
+    """The generation settings of the form. Raises SpecError."""
+    return spec.parse({"generate": tree.get("generate", {})}).generate

@@ -1,0 +1,158 @@
+"""The Data tab: the rows, and each row exactly as the model will see it."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from html import escape
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio import jobs
+from studio.data import BUNDLED, SUFFIXES, Layout, Rows, detect, iterate, locate, to_messages
+from studio.errors import StudioError
+from studio.settings import Settings
+from studio.spec import RunSpec
+from studio.ui import html
+from studio.ui.context import Context
+
+_SHOWN = 100
+
+
+def choices(settings: Settings) -> list[tuple[str, str]]:
+    """Data to pick from: the bundled sets, then what was uploaded and what lies in the workspace."""
+    found = [(f"{name} (bundled)", name) for name in BUNDLED]
+    uploads = settings.uploads.iterdir() if settings.uploads.is_dir() else ()
+    found += [(f"{p.name} (uploaded)", str(p)) for p in sorted(uploads) if p.suffix.lower() in SUFFIXES]
+    local = (p for s in SUFFIXES for p in sorted(settings.workspace.glob(f"*{s}")))
+    return found + [(p.name, p.name) for p in local if not p.name.startswith("package")]
+
+
+class DataTab:
+    """The tab's components; `app` wires them."""
+
+    def __init__(self, context: Context) -> None:
+        with gr.Row(elem_classes="actions"):
+            gr.HTML(html.lead("Look at your data", "Every row as the model will see it: what you see here is what is trained."),
+                    elem_classes="lead")
+            self.start = gr.Button("Start with these settings", elem_id="start-data")
+            self.primary = gr.Button("Set up the training", variant="primary", elem_id="next-data")
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320):
+                self.path = context.form.make("data.path", choices=choices(context.settings))
+                self.upload = gr.UploadButton(f"Upload a file ({', '.join(SUFFIXES)})", file_types=list(SUFFIXES),
+                                              elem_id="data-upload")
+                self.about = gr.HTML(elem_id="data-about")
+                self.table = gr.Dataframe(headers=["row", "question", "answer"], column_widths=["52px", "45%", "45%"],
+                                          interactive=False, max_height=380, elem_id="data-table", show_label=False,
+                                          buttons=[], wrap=False)
+                context.form.advanced("data")
+            with gr.Column(scale=5, min_width=320):
+                with gr.Row(elem_classes="row-picker"):
+                    self.back = gr.Button("← Previous", elem_id="row-previous", min_width=90)
+                    self.row = gr.Number(1, label="Row", precision=0, minimum=1, elem_id="row-number", min_width=90, scale=1)
+                    self.forth = gr.Button("Next →", elem_id="row-next", min_width=90)
+                self.seen = gr.HTML(elem_id="row-seen")
+
+
+def take_upload(settings: Settings, path: str) -> str:
+    """Keeps an uploaded file in the home under its own name; returns the path for the form."""
+    source = Path(path)
+    name = re.sub(r"[^\w.-]+", "-", source.name).lstrip(".-") or "upload"
+    settings.uploads.mkdir(parents=True, exist_ok=True)
+    target = settings.uploads / name
+    shutil.copyfile(source, target)
+    return str(target)
+
+
+def overview(settings: Settings, spec: RunSpec) -> tuple[str, list[list[Any]]]:
+    """Words about the data and its first rows, from a local file; for a Hub set the words say that
+    its rows come with the preview."""
+    try:
+        path = _local(settings, spec)
+        if path is None:
+            return f"<p class='soft'>{escape(spec.data.path)} is a data set of the Hub. Its rows are fetched to look at one.</p>", []
+        rows: Rows = list(islice(iterate(path), min(_SHOWN, spec.data.max_rows or _SHOWN)))
+        layout = detect(rows)
+        total = count(settings, spec)
+    except StudioError as error:
+        return html.problem(error), []
+    more = f" The first {_SHOWN} are listed." if total > len(rows) else ""
+    words = f"<p class='soft'><b>{total:,} rows</b>, layout <b>{escape(layout.name)}</b>: {escape(layout.reason)}.{more}</p>"
+    return words, [[n, *_cells(row, layout, spec)] for n, row in enumerate(rows, 1)]
+
+
+def _local(settings: Settings, spec: RunSpec) -> Path | None:
+    path = locate(spec.data.path, settings)
+    return None if path is None else settings.confine(str(path))
+
+
+def count(settings: Settings, spec: RunSpec) -> int:
+    """How many rows the local data holds, within max_rows."""
+    path = _local(settings, spec)
+    return 0 if path is None else sum(1 for _ in islice(iterate(path), spec.data.max_rows))
+
+
+def _cells(row: dict[str, Any], layout: Layout, spec: RunSpec) -> tuple[str, str]:
+    try:
+        messages = to_messages(row, layout, spec.data.system_prompt)
+    except StudioError as error:
+        return "⚠ " + error.message, ""
+    asked = next((m["content"] for m in messages if m["role"] == "user"), "")
+    answer = next((m["content"] for m in messages if m["role"] == "assistant"), "")
+    return asked[:200], answer[:200]
+
+
+def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
+    """Row `number` (from 1) as chat at once, then as exact text and tokens from the very function
+    that feeds the trainer."""
+    chat = ""
+    try:
+        path = _local(settings, spec)
+        if path is not None:
+            rows = list(islice(iterate(path), number - 1, number))
+            if not rows:
+                yield html.card("Row", f"<p class='soft'>There is no row {number}.</p>")
+                return
+            try:
+                messages = to_messages(rows[0], detect(rows), spec.data.system_prompt)
+                chat = html.card(f"Row {number} as a chat", html.bubbles(messages))
+            except StudioError as error:
+                chat = html.card(f"Row {number}", html.problem(error))
+        for reply in jobs.preview(settings, spec, number - 1, 1):
+            if not reply.get("done"):
+                yield chat + html.card("As the model sees it", html.wait(str(reply.get("stage", ""))))
+            else:
+                yield _rendered(reply, number)
+    except StudioError as error:
+        yield chat + html.card("As the model sees it", html.problem(error))
+
+
+def _rendered(reply: dict[str, Any], number: int) -> str:
+    if not reply["rows"]:
+        return html.card("Row", f"<p class='soft'>There is no row {number}; the data has {reply['total']}.</p>")
+    row = reply["rows"][0]
+    chat = html.card(f"Row {number} of {reply['total']:,} as a chat", html.bubbles(row["messages"])) if row["messages"] else ""
+    if row["problem"]:
+        return chat + html.card(f"Row {number}", html.problem(StudioError(row["problem"], "Such a row would stop the run.")))
+    return (chat + html.card("Its tokens, coloured by what is learned", html.tokens(row))
+            + html.card("The exact text", html.exact(row["text"])))
+
+
+def mean_characters(settings: Settings, spec: RunSpec, sample: int) -> float:
+    """Mean length in characters of the first rows, for the estimate of time and memory."""
+    path = _local(settings, spec)
+    if path is None:
+        return 0.0
+    lengths = [_characters(row) for row in islice(iterate(path), min(sample, spec.data.max_rows or sample))]
+    return sum(lengths) / max(1, len(lengths))
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 0

@@ -1,0 +1,89 @@
+"""The Export tab: the adapter or the merged model, as files that work anywhere."""
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import gradio as gr
+
+from studio import jobs
+from studio.errors import StudioError
+from studio.plan.catalogue import CATALOGUE
+from studio.plan.machine import gb
+from studio.runs import Run, RunStore
+from studio.settings import Settings
+from studio.ui import html
+from studio.ui.context import Context
+
+_KINDS = [("Adapter: small, used on top of the base model", "adapter"), ("Merged: a whole model of its own", "merged")]
+
+
+class ExportTab:
+    """The tab's components; `app` wires them."""
+
+    def __init__(self, context: Context) -> None:
+        with gr.Row(elem_classes="actions"):
+            gr.HTML(html.lead("Take it home", "Plain files, as transformers and peft read them. They need nothing from here."),
+                    elem_classes="lead")
+            self.primary = gr.Button("Make the files", variant="primary", elem_id="export")
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320):
+                self.run = gr.Dropdown([], label="Run", elem_id="export-run")
+                self.kind = gr.Radio(_KINDS, value="adapter", label="Form", elem_id="export-kind")
+            with gr.Column(scale=5, min_width=320):
+                self.result = gr.HTML(elem_id="export-result")
+
+
+def make(store: RunStore, settings: Settings, run_id: str | None, kind: str) -> Iterator[str]:
+    """Makes the files and yields HTML: the stages, then where the files are and how to use them."""
+    try:
+        if not run_id:
+            raise StudioError("There is no tuned model yet.", "Start a run first; its result can be taken home when it ends.")
+        run = store.get(run_id)
+        if kind == "merged" and store.active():
+            raise StudioError("A run is going and needs this machine's memory.", "Merge when it has ended.")
+        yield html.card("Making the files", html.wait("starting"))
+        for state in jobs.export(settings, run, kind):
+            yield html.card("Making the files", html.wait(jobs.words(state)))
+        yield done(run, kind)
+    except StudioError as error:
+        yield html.card("Nothing was made", html.problem(error))
+
+
+def done(run: Run, kind: str) -> str:
+    """The files of an export that is there, with links and a way to use them; or a hint."""
+    folder = run.export / kind
+    if not folder.is_dir():
+        return html.card("Not made yet", "<p class='soft'>Press “Make the files”. The adapter takes a second, a merged "
+                         "model as long as writing its weights.</p>")
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    rows = "".join(
+        f"<tr><td><a href='/gradio_api/file={quote(p.as_posix())}' download='{escape(p.name)}'>{escape(p.name)}</a></td>"
+        f"<td class='nowrap'>{_size(p)}</td></tr>" for p in files
+    )
+    where = f"<p class='soft'>In <code>{escape(str(folder))}</code></p>"
+    return (html.card("Your files", where, f"<table class='plain'>{rows}</table>")
+            + html.card("Use them anywhere", f"<pre class='code'>{escape(_usage(run, kind, folder))}</pre>"))
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{gb(size)} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def _usage(run: Run, kind: str, folder: Path) -> str:
+    head = "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+    if kind == "merged":
+        load = f'model = AutoModelForCausalLM.from_pretrained("{folder.name}")\n'
+    else:
+        name = run.spec().model.name_or_path
+        base = CATALOGUE[name].hub_id if name in CATALOGUE else name
+        head = "from peft import PeftModel\n" + head
+        load = f'base = AutoModelForCausalLM.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(base, "{folder.name}")\n'
+    return (
+        head + f'\ntokenizer = AutoTokenizer.from_pretrained("{folder.name}")\n' + load
+        + 'prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Who are you?"}],\n'
+        + '    add_generation_prompt=True, return_tensors="pt", return_dict=True)\n'
+        + "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))"
+    )

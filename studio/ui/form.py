@@ -1,0 +1,214 @@
+"""The form: components made from the spec's fields, and the way between them and a RunSpec.
+
+Nothing here names a field: a new line in the spec is a new control on the page.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+from annotated_types import Ge, Le
+from gradio.components import Component
+from pydantic.fields import FieldInfo
+
+from studio.errors import SpecError
+from studio.spec import DEFAULTS, Meta, RunSpec, fields, parse
+
+Tree = dict[str, dict[str, Any]]
+_CHOICE_LABELS = {
+    "quantization": {"none": "none", "int8": "int8 (8 bits)", "nf4": "nf4 (4 bits)", "fp4": "fp4 (4 bits)"},
+}
+
+
+class Form:
+    """All fields of the spec as components, by key ("train.learning_rate"). The tabs call `basic`
+    and `advanced` at the place where the fields belong."""
+
+    def __init__(self, start: RunSpec) -> None:
+        self.start = start
+        self.components: dict[str, Component] = {}
+        self._fields = {f"{s}.{n}": (info, meta) for s, n, info, meta in fields()}
+
+    def basic(self, section: str, *, group: str | None = None, **overrides: Any) -> list[Component]:
+        """The section's fields that everybody sees, made where this is called."""
+        made = []
+        for key, (info, meta) in self._fields.items():
+            if key.startswith(section + ".") and meta.basic and (group is None or meta.group == group):
+                made.append(self.make(key, info, meta, **overrides))
+        return made
+
+    def advanced(self, *sections: str) -> None:
+        """The other fields of the sections, in closed groups named as the spec names them."""
+        groups: dict[str, list[str]] = {}
+        for section in sections:
+            for key, (_info, meta) in self._fields.items():
+                if key.startswith(section + ".") and not meta.basic and key not in self.components:
+                    groups.setdefault(meta.group, []).append(key)
+        gr.HTML("<div class='group-head'>Advanced</div>")
+        for group, keys in groups.items():
+            slug = group.lower().replace(" ", "-")
+            with gr.Accordion(group, open=False, elem_id=f"group-{keys[0].split('.')[0]}-{slug}", elem_classes="advanced"):
+                for key in keys:
+                    self.make(key, *self._fields[key])
+
+    def make(self, key: str, info: FieldInfo | None = None, meta: Meta | None = None, **overrides: Any) -> Component:
+        """The component of one field. `overrides` go to the component as they are."""
+        if info is None or meta is None:
+            info, meta = self._fields[key]
+        section, name = key.split(".")
+        value = to_widget(getattr(getattr(self.start, section), name), meta)
+        common: dict[str, Any] = {"label": meta.label, "info": info.description, "value": value,
+                                  "elem_id": field_id(key), "elem_classes": "field", "interactive": True}
+        component = _component(name, info, meta, {**common, **overrides})
+        self.components[key] = component
+        return component
+
+    def tree(self, values: Mapping[Component, Any]) -> Tree:
+        """The form's values as {section: {field: value}}, not judged yet."""
+        tree: Tree = {}
+        for key, component in self.components.items():
+            section, name = key.split(".")
+            tree.setdefault(section, {})[name] = from_widget(values[component], self._fields[key][0])
+        return tree
+
+    def spec(self, values: Mapping[Component, Any]) -> RunSpec:
+        """The form's values as a spec. Raises SpecError with every problem."""
+        return parse(self.tree(values))
+
+    def fill(self, tree: Mapping[str, Mapping[str, Any]]) -> dict[Component, Any]:
+        """New values for all components: `tree` over the defaults, as it stands, right or wrong."""
+        updates = {}
+        for key, component in self.components.items():
+            section, name = key.split(".")
+            default = getattr(getattr(DEFAULTS, section), name)
+            updates[component] = to_widget(tree.get(section, {}).get(name, default), self._fields[key][1])
+        return updates
+
+    def reset(self, key: str, base: RunSpec) -> dict[Component, Any]:
+        """The way back of one field, to its value in `base`."""
+        section, name = key.split(".")
+        value = to_widget(getattr(getattr(base, section), name), self._fields[key][1])
+        return {self.components[key]: value}
+
+    def marks(self, tree: Tree, base: RunSpec) -> dict[str, dict[str, str]]:
+        """For each field that differs from `base` or is wrong: what the page writes beside it."""
+        problems: dict[str, str] = {}
+        try:
+            parse(tree)
+        except SpecError as error:
+            for problem in error.problems:
+                problems[problem.field] = f"{problem.message} {problem.hint}".strip()
+        marks: dict[str, dict[str, str]] = {}
+        for key in self.components:
+            section, name = key.split(".")
+            original = getattr(getattr(base, section), name)
+            mark = {}
+            if key in problems:
+                mark["problem"] = problems[key]
+            if not _same(tree.get(section, {}).get(name), original):
+                mark["changed"] = "" if original is None else show(original)
+            if mark:
+                marks[key] = mark
+        return marks
+
+
+def field_id(key: str) -> str:
+    """The element id of a field: "train.learning_rate" is `f-train-learning_rate`."""
+    return "f-" + key.replace(".", "-")
+
+
+def show(value: Any) -> str:
+    """A value as people write it: learning rates as 2e-4, lists with commas."""
+    if isinstance(value, float) and value and abs(value) < 1e-2:
+        digits, exponent = f"{value:.3e}".split("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if isinstance(value, float) and value == int(value):
+        return str(int(value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def to_widget(value: Any, meta: Meta) -> Any:
+    """A field's value as its component holds it."""
+    if meta.widget == "sci":
+        return show(value)
+    if meta.widget == "choices":
+        return [value] if isinstance(value, str) else value
+    return value
+
+
+def from_widget(value: Any, info: FieldInfo) -> Any:
+    """A component's value as the spec reads it: an emptied box is None, or the empty text."""
+    if isinstance(value, str):
+        value = value.strip()
+        if value == "" and type(None) in get_args(info.annotation):
+            return None
+        return value
+    # gr.Number gives 16.0 for 16.
+    if isinstance(value, float) and value.is_integer() and _kind(info) is int:
+        return int(value)
+    return value
+
+
+def _same(value: Any, original: Any) -> bool:
+    if isinstance(original, int | float) and not isinstance(original, bool):
+        try:
+            return float(value) == float(original)
+        except (TypeError, ValueError):
+            return False
+    if isinstance(original, str) and isinstance(value, list):
+        return value == [original]
+    return bool(value == original)
+
+
+def _kind(info: FieldInfo) -> Any:
+    """The field's type without Optional."""
+    arguments = [a for a in get_args(info.annotation) if a is not type(None)]
+    return arguments[0] if type(None) in get_args(info.annotation) and len(arguments) == 1 else info.annotation
+
+
+def _literals(info: FieldInfo) -> list[str] | None:
+    return list(get_args(info.annotation)) if get_origin(info.annotation) is Literal else None
+
+
+def _bounds(info: FieldInfo) -> dict[str, Any]:
+    """Only bounds that can be stood on: a box can't show "more than 0"."""
+    bounds: dict[str, Any] = {}
+    for item in info.metadata:
+        if isinstance(item, Ge):
+            bounds["minimum"] = item.ge
+        elif isinstance(item, Le):
+            bounds["maximum"] = item.le
+    return bounds
+
+
+def _component(name: str, info: FieldInfo, meta: Meta, common: dict[str, Any]) -> Component:
+    choices = _literals(info)
+    if choices is not None:
+        labels = _CHOICE_LABELS.get(name, {})
+        pairs = common.pop("choices", None) or [(labels.get(c, c), c) for c in choices]
+        return gr.Radio(pairs, **common) if meta.widget == "radio" else gr.Dropdown(pairs, filterable=False, **common)
+    if meta.widget == "choices":
+        return gr.Dropdown(list(meta.choices), multiselect=True, allow_custom_value=True, **common)
+    if "choices" in common:
+        return gr.Dropdown(common.pop("choices"), allow_custom_value=True, **common)
+    kind = _kind(info)
+    if kind is bool:
+        return gr.Checkbox(**common)
+    if meta.widget == "sci":
+        return gr.Textbox(max_lines=1, **common)
+    # Bounds are not given to gr.Number: it raises at a wrong value, where the form wants to say
+    # all problems at once, each beside its field.
+    if kind in (int, float):
+        return gr.Number(precision=None, step=_step(kind, info), **common)
+    return gr.Textbox(lines=2 if meta.widget == "long" else 1, max_lines=6 if meta.widget == "long" else 1, **common)
+
+
+def _step(kind: type, info: FieldInfo) -> float:
+    if kind is int:
+        return 1
+    return 0.05 if _bounds(info).get("maximum", 2) <= 1 else 0.1
+

@@ -1,0 +1,75 @@
+"""Small pieces of HTML. Everything that comes from data or a model is escaped here."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from studio.errors import Problem, StudioError
+
+
+def lead(title: str, text: str) -> str:
+    """The head of a tab."""
+    return f"<div class='lead'><h2>{escape(title)}</h2><p>{escape(text)}</p></div>"
+
+
+def facts(pairs: Iterable[tuple[str, str, str]]) -> str:
+    """A list of (name, value, small print)."""
+    items = (
+        f"<div><dt>{escape(n)}</dt><dd>{escape(v)}{f'<small>{escape(s)}</small>' if s else ''}</dd></div>" for n, v, s in pairs
+    )
+    return f"<dl class='facts'>{''.join(items)}</dl>"
+
+
+def card(title: str, *parts: str) -> str:
+    """A card; `parts` are HTML."""
+    return f"<div class='card'><h3>{escape(title)}</h3>{''.join(parts)}</div>"
+
+
+def problem(error: StudioError) -> str:
+    """An error as a note: what happened and what to do."""
+    return f"<div class='note problem' role='alert'><b>{escape(error.message)}</b> {escape(error.hint)}</div>"
+
+
+def problems(found: Sequence[Problem]) -> str:
+    """Everything that is wrong with the form, each with its field."""
+    items = "".join(f"<li><b>{escape(p.field)}</b> {escape(p.message)} {escape(p.hint)}</li>" for p in found)
+    return f"<div class='note problem' role='alert'><b>Mend {'this' if len(found) == 1 else 'these'} first:</b><ul>{items}</ul></div>"
+
+
+def wait(words: str) -> str:
+    """A stage in words while something goes on."""
+    return f"<p class='soft wait' role='status'>{escape(words)} …</p>"
+
+
+def bubbles(messages: Sequence[dict[str, str]]) -> str:
+    """A conversation; each text finds its own direction, left or right."""
+    parts = []
+    for message in messages:
+        role = message["role"] if message["role"] in ("system", "user", "assistant", "tool") else "tool"
+        parts.append(f"<div class='bubble {role}' dir='auto'><small>{escape(role)}</small>{escape(message['content'])}</div>")
+    return f"<div class='bubbles'>{''.join(parts)}</div>"
+
+
+_SPECIAL = re.compile(r"&lt;\|?[A-Za-z_/][\w|/-]*\|?&gt;|\[/?INST\]")
+
+
+def exact(text: str) -> str:
+    """The rendered text, its special tokens marked."""
+    return f"<pre class='exact'>{_SPECIAL.sub(lambda m: f'<mark>{m[0]}</mark>', escape(text))}</pre>"
+
+
+def tokens(row: dict[str, Any]) -> str:
+    """The tokens, coloured by trained or not; hover tells id and text. Cut ones are struck through."""
+    parts = []
+    for piece, number, trained in zip(row["tokens"], row["input_ids"], row["trained"], strict=True):
+        mark = " class=t" if trained else ""
+        parts.append(f"<span{mark} title='{number} {escape(repr(piece), quote=True)}'>{escape(piece)}</span>")
+    parts += [f"<span class=c>{escape(piece)}</span>" for piece in row.get("cut", ())]
+    trained = sum(row["trained"])
+    cut = len(row.get("cut", ()))
+    legend = (
+        f"<div class='legend'><span><span class='t'>trained</span> {trained}</span>"
+        f"<span>not trained {len(row['tokens']) - trained}</span><span><span class='c'>cut off</span> {cut}</span></div>"
+    )
+    return f"{legend}<div class='tokens' dir='auto'>{''.join(parts)}</div>"

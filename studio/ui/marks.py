@@ -1,0 +1,25 @@
+"""Writes each field's change and problem beside it."""
+
+import json
+
+import gradio as gr
+
+from studio.spec import fields
+from studio.ui.context import script
+from studio.ui.form import field_id
+
+
+def component() -> gr.HTML:
+    """Takes `dump`'s JSON as its value; `select` tells whose way back was pressed."""
+    groups: dict[str, list[str]] = {}
+    for section, name, _info, meta in fields():
+        if not meta.basic:
+            group = f"group-{section}-{meta.group.lower().replace(' ', '-')}"
+            groups.setdefault(group, []).append(field_id(f"{section}.{name}"))
+    return gr.HTML(value="{}", html_template="<i></i>", js_on_load=script("marks.js"), groups=json.dumps(groups),
+                   elem_id="marks", elem_classes="hidden-part")
+
+
+def dump(marks: dict[str, dict[str, str]]) -> str:
+    """`Form.marks` for the page, by element id."""
+    return json.dumps({field_id(key): mark for key, mark in marks.items()})

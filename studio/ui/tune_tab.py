@@ -1,0 +1,128 @@
+"""The Tune tab: recipe, LoRA and training, and what the run will do."""
+
+import re
+from html import escape
+
+import gradio as gr
+
+from studio import spec as specs
+from studio.data import split
+from studio.errors import SpecError, StudioError
+from studio.plan.estimate import Plan, duration, plan
+from studio.plan.machine import gb, machine
+from studio.plan.model import summarize
+from studio.runs import RunStore, files
+from studio.settings import Settings
+from studio.spec import RunSpec
+from studio.ui import data_tab, html
+from studio.ui.context import MAIN, Context, recipes
+from studio.ui.form import Tree, show
+
+_SAMPLE = 200
+
+
+class TuneTab:
+    """The tab's components; `app` wires them."""
+
+    def __init__(self, context: Context) -> None:
+        with gr.Row(elem_classes="actions"):
+            gr.HTML(html.lead("Set up the training", "The defaults work. Change one thing at a time and see what it does."),
+                    elem_classes="lead")
+            self.primary = gr.Button("Start training", variant="primary", elem_id="start-tune")
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320):
+                self.recipe = gr.Dropdown(list(context.recipes()), value=MAIN, label="Recipe", elem_id="recipe",
+                                          info="Settings that go together. Loading one sets every field.")
+                with gr.Row():
+                    context.form.basic("adapter")
+                with gr.Row():
+                    context.form.make("train.num_train_epochs")
+                    context.form.make("train.learning_rate")
+                with gr.Row():
+                    context.form.make("train.per_device_train_batch_size")
+                    context.form.make("train.max_length")
+                context.form.advanced("adapter", "train", "eval")
+                with gr.Accordion("Save as a recipe", open=False, elem_id="save-recipe"):
+                    self.name = gr.Textbox(label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name")
+                    self.save = gr.Button("Save", elem_id="recipe-save")
+            with gr.Column(scale=5, min_width=320):
+                self.summary = gr.HTML(elem_id="tune-summary")
+
+
+def save(settings: Settings, name: str, spec: RunSpec) -> str:
+    """Writes the recipe into the home; returns its name. Raises StudioError for a bad name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not slug or len(slug) > 40:
+        raise StudioError("The recipe needs a name.", "Use up to 40 letters, digits and dashes.")
+    if (settings.presets / f"{slug}.yaml").exists():
+        raise StudioError(f"{slug} is a bundled recipe.", "Choose another name.")
+    try:
+        settings.recipes.mkdir(parents=True, exist_ok=True)
+        files.write_text(settings.recipes / f"{slug}.yaml", specs.dump(spec))
+    except OSError as error:
+        raise StudioError(f"The recipe can't be written: {error.strerror}.", f"Free some disk at {settings.recipes}.") from None
+    return slug
+
+
+def made(settings: Settings, store: RunStore, spec: RunSpec) -> Plan | None:
+    """The plan for this spec, or None where the data's rows are not on this disk. Raises StudioError."""
+    total = data_tab.count(settings, spec)
+    if not total:
+        return None
+    summary = summarize(spec.model.name_or_path, settings)
+    characters = data_tab.mean_characters(settings, spec, _SAMPLE)
+    train, held = split(total, spec.data.test_size, spec.train.seed)
+    return plan(spec, summary, machine(), len(train), len(held), characters, _learned(store, spec))
+
+
+def _learned(store: RunStore, spec: RunSpec) -> float | None:
+    """Seconds a token in the newest finished run of the same model and quantization here."""
+    for run in store.list()[:50]:
+        state = store.state(run)
+        if state.status != "finished" or not state.tokens_per_second:
+            continue
+        try:
+            other = run.spec()
+        except StudioError:
+            continue
+        if (other.model, other.train.activation_checkpointing) == (spec.model, spec.train.activation_checkpointing):
+            return 1 / state.tokens_per_second
+    return None
+
+
+def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
+    """What the run will do, or everything that must be mended first."""
+    try:
+        spec = specs.parse(tree)
+        what = _what(settings, store, spec)
+    except SpecError as error:
+        return html.card("Before it can start", html.problems(error.problems))
+    except StudioError as error:
+        return html.card("Before it can start", html.problem(error))
+    about = recipes(settings).get(recipe)
+    words = f"<p class='soft'>{escape(about.about)}</p>" if about and about.about else ""
+    yaml = f"<details><summary>As a recipe file (only what differs from the defaults)</summary><pre class='code'>{escape(specs.dump(spec))}</pre></details>"
+    return html.card("What will happen", words, what, yaml)
+
+
+def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
+    found = made(settings, store, spec)
+    if found is None:
+        return "<p>The data's rows are fetched at the start; then the steps are counted.</p>"
+    here = machine()
+    per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
+    pairs = [
+        ("Rows", f"{found.train_rows}", f"and {found.eval_rows} held back"),
+        ("Steps", f"{found.steps}" if not spec.train.packing else f"up to {found.steps}", f"{per_step} rows each"),
+        ("Time, about", duration(found.seconds), "a first guess, until a run was measured" if not _learned(store, spec) else "from your earlier runs"),
+        ("Memory, about", f"{gb(found.memory)} GB", f"{gb(here.free)} GB free"),
+        ("Trained", f"{found.trainable:,}" if found.trainable else "–", "parameters of the adapter"),
+        ("Learning rate", show(spec.train.learning_rate), spec.train.lr_scheduler_type),
+    ]
+    text = html.facts(pairs)
+    if found.fits is False:
+        smaller = "nf4 quantization, " if spec.model.quantization == "none" else ""
+        text += html.problem(StudioError(
+            f"This needs about {gb(found.memory)} GB and {gb(here.free)} GB are free.",
+            f"Try {smaller}a batch of {max(1, spec.train.per_device_train_batch_size // 2)}, or a shorter max_length."))
+    return text

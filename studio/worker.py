@@ -1,0 +1,190 @@
+"""The child process's entry: python -m studio.worker train | export | bench | setup.
+
+Whatever happens in here ends as an event that says so, and as a traceback in the log. torch is
+imported only inside what turns a crash into such an event.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from studio.engine.explain import explain
+from studio.engine.report import Reporter, Stopped
+from studio.errors import StudioError
+from studio.plan.catalogue import CATALOGUE, EMBEDDED
+from studio.runs import Run, files
+from studio.settings import Settings
+
+_ENVIRONMENT = {
+    # Idle threads that spin take the cores from whatever else runs: a factor of two on two cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    # One process trains on one GPU; with more in sight, the trainer refuses.
+    "CUDA_VISIBLE_DEVICES": "0",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; 0 only if it did what was asked."""
+    arguments = _parser().parse_args(argv)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    settings = Settings.from_env()
+    match arguments.command:
+        case "train":
+            return _train(Run(arguments.run), settings)
+        case "export":
+            return _export(Run(arguments.run), arguments.format, arguments.out, settings)
+        case "bench":
+            return _bench(settings)
+        case _:
+            return _setup(settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studio.worker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train the run in this folder")
+    train.add_argument("run", type=_folder)
+    export = commands.add_parser("export", help="write a run's adapter or merged model")
+    export.add_argument("run", type=_folder)
+    export.add_argument("--format", choices=("adapter", "merged"), required=True)
+    export.add_argument("--out", type=lambda text: Path(text).resolve(), required=True)
+    commands.add_parser("bench", help="serve preview and chat")
+    commands.add_parser("setup", help="get the embedded model")
+    return parser
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).resolve()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path}")
+    return path
+
+
+def _train(run: Run, settings: Settings) -> int:
+    files.write_process(run.pid, os.getpid())
+    report = Reporter(run.events, stop=run.stop)
+
+    def work() -> None:
+        report.stage("loading the libraries")
+        from studio.engine.train import train
+
+        train(run, settings, report)
+
+    return _reported(report, work)
+
+
+def _export(run: Run, kind: str, out: Path, settings: Settings) -> int:
+    report = Reporter(out.with_name(f"{out.name}.events.jsonl"))
+
+    def work() -> None:
+        report.stage("loading the libraries")
+        from studio.engine.export import export
+
+        export(run, kind, out, settings, report)
+        report.end("finished")
+
+    return _reported(report, work)
+
+
+def _reported(report: Reporter, work: Callable[[], None]) -> int:
+    """Does the work; a stop or a crash becomes its last event."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        work()
+    except Stopped:
+        report.end("stopped")
+    # The whole point of this function: nothing may end a worker without a word.
+    except BaseException as error:
+        traceback.print_exc()
+        message, hint = explain(error, report.current)
+        report.end("failed", message=message, hint=hint, stage=report.current)
+        return 1
+    return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    # A second TERM would interrupt the writing of the end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stopped
+
+
+def _bench(settings: Settings) -> int:
+    from studio.engine.bench import serve
+
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        serve(settings)
+    except Stopped:
+        pass
+    except Exception:
+        traceback.print_exc()
+        return 1
+    # A thread that is inside torch while the interpreter takes itself apart would crash it. All
+    # that has to be tidy is tidy by now, and the kernel takes the memory and the lock back.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _setup(settings: Settings) -> int:
+    """Gets the embedded model, with a bar where somebody looks."""
+    bar = _Bar()
+    try:
+        from studio.engine.embedded import is_prepared, prepare
+
+        if not is_prepared(CATALOGUE[EMBEDDED], settings):
+            settings.models.mkdir(parents=True, exist_ok=True)
+            prepare(CATALOGUE[EMBEDDED], settings, bar)
+            bar.close()
+        print(f"{EMBEDDED} is ready.")
+    except (StudioError, OSError) as error:
+        bar.close()
+        message, hint = explain(error, "getting the model")
+        print(f"{message}\n{hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Bar:
+    """Progress on one line of a terminal; a line a stage where there is none."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = ""
+
+    def stage(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        """Redraws the line."""
+        if not self._terminal:
+            if text != self._last:
+                print(text, file=sys.stderr, flush=True)
+        else:
+            width = shutil.get_terminal_size().columns
+            share = f" [{'#' * (20 * done // total):<20}]" if done is not None and total else ""
+            print(f"\r\033[K{(text + share)[: width - 1]}", end="", file=sys.stderr, flush=True)
+        self._last = text
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self.close()
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._terminal and self._last:
+            print(file=sys.stderr)
+        self._last = ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
