@@ -7,16 +7,15 @@ import sys
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from studio.errors import StudioError  # noqa: E402
-from studio.settings import Settings  # noqa: E402
-from studio.ui.app import build  # noqa: E402
-from studio.ui.serve import serve  # noqa: E402
+from studio.errors import StudioError
+from studio.settings import Settings
+from studio.ui.app import build
+from studio.ui.serve import serve
 
-settings = Settings.from_env()
-demo = build(settings)
-
-if __name__ == "__main__":
-    try:
+try:
+    settings = Settings.from_env()
+    demo = build(settings)
+    if __name__ == "__main__":
         serve(demo, settings)
-    except StudioError as error:
-        sys.exit(str(error))
+except StudioError as error:
+    sys.exit(str(error))

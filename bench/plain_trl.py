@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 
 
 def tokenize(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> dict[str, Any]:
-    """The conversation as tokens; all but the assistant's turns are labelled -100."""
+    """The conversation as tokens; all but the answers and their end-of-turn is labelled -100."""
 
     def render(count: int, prompt: bool = False) -> list[int]:
         ids: list[int] = tokenizer.apply_chat_template(
@@ -57,8 +57,10 @@ def tokenize(tokenizer: Any, messages: list[dict[str, str]], max_length: int) ->
     labels = [-100] * len(ids)
     for turn, message in enumerate(messages):
         if message["role"] == "assistant":
-            learned = slice(len(render(turn, prompt=True)), len(render(turn + 1)))
-            labels[learned] = ids[learned]
+            begin, end = len(render(turn, prompt=True)), len(render(turn + 1))
+            while tokenizer.decode(ids[end - 1]).isspace():  # the template's line break
+                end -= 1
+            labels[begin:end] = ids[begin:end]
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 
@@ -129,7 +131,7 @@ def main() -> None:
         "tokens": after - before,
         "steps": last - first,
         "threads": torch.get_num_threads(),
-        "last_loss": trainer.state.log_history[-2].get("loss"),
+        "last_loss": next(x["loss"] for x in trainer.state.log_history[::-1] if "loss" in x),
     }
     print(json.dumps(figures))
 

@@ -7,29 +7,30 @@ only if what was asked for was done.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studio import jobs, spec
-from studio.plan.doctor import examine
 from studio.errors import SpecError, StudioError
+from studio.plan.doctor import examine
 from studio.runs import Run, RunState, RunStore
 from studio.settings import Settings
 from studio.spec import RunSpec
 
 Result = dict[str, Any]
+Command = Callable[[argparse.Namespace, Settings], tuple[int, Result]]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace, Settings], tuple[int, Result]] = options.command
+    command: Command = options.command
     try:
         settings = Settings.from_env()
         if options.home:
-            settings = replace(settings, home=Path(options.home).expanduser().resolve())
+            settings = replace(settings, home=settings.resolve(options.home, Path.cwd()))
         code, result = command(options, settings)
     except StudioError as error:
         return _fail(options, error)
@@ -45,7 +46,9 @@ def _fail(options: argparse.Namespace, error: StudioError, code: int = 1) -> int
     if options.json:
         result: Result = {"error": error.message, "hint": error.hint}
         if isinstance(error, SpecError):
-            result["problems"] = [{"field": p.field, "message": p.message, "hint": p.hint} for p in error.problems]
+            result["problems"] = [
+                {"field": p.field, "message": p.message, "hint": p.hint} for p in error.problems
+            ]
         print(json.dumps(result, ensure_ascii=False), flush=True)
     return code
 
@@ -68,7 +71,11 @@ def _store(settings: Settings) -> RunStore:
 def _doctor(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     checks = examine(settings)
     for check in checks:
-        _say(options, f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}" + ("" if check.ok else f"  {check.hint}"))
+        _say(
+            options,
+            f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}"
+            + ("" if check.ok else f"  {check.hint}"),
+        )
     good = all(check.ok for check in checks)
     return (0 if good else 1), {"ok": good, "checks": [vars(check) for check in checks]}
 
@@ -104,20 +111,30 @@ def _watch(options: argparse.Namespace, store: RunStore, run: Run) -> RunState:
                 raise
             asked = True
             jobs.stop(run)
-            _say(options, "Stopping: it finishes the step and saves. Ctrl+C again leaves it to itself.")
+            _say(
+                options,
+                "Stopping: it finishes the step and saves. Ctrl+C again leaves it to itself.",
+            )
 
 
 def _line(state: RunState) -> str:
     if state.status == "running" and state.step:
         line = f"step {state.step} of {state.max_steps}"
         line += f"  loss {state.loss:.4f}" if state.loss is not None else ""
-        return line + (f"  evaluation loss {state.eval_loss:.4f}" if state.eval_loss is not None else "")
+        return line + (
+            f"  evaluation loss {state.eval_loss:.4f}" if state.eval_loss is not None else ""
+        )
     return jobs.words(state) if state.status in ("created", "starting", "running") else state.status
 
 
 def _summary(run: Run, state: RunState) -> Result:
-    return {"run": run.id, "status": state.status, "global_step": state.step, "train_loss": state.train_loss,
-            "eval_loss": state.eval_loss}
+    return {
+        "run": run.id,
+        "status": state.status,
+        "global_step": state.step,
+        "train_loss": state.train_loss,
+        "eval_loss": state.eval_loss,
+    }
 
 
 def _runs(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
@@ -125,7 +142,10 @@ def _runs(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     found = [_summary(run, store.state(run)) for run in store.list()]
     for row in found:
         loss = f"{row['train_loss']:.4f}" if row["train_loss"] is not None else "-"
-        _say(options, f"{row['run']:<44} {row['status']:<12} step {row['global_step']:<7} loss {loss}")
+        _say(
+            options,
+            f"{row['run']:<44} {row['status']:<12} step {row['global_step']:<7} loss {loss}",
+        )
     if not found:
         _say(options, "No runs yet. Start one: python -m studio run presets/persona.yaml")
     return 0, {"runs": found}
@@ -137,21 +157,28 @@ def _show(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     state = store.state(run)
     problem = None
     if state.problem:
-        problem = {"what": state.problem["message"], "do": state.problem["hint"], "stage": state.problem["stage"]}
+        problem = {
+            "what": state.problem["message"],
+            "do": state.problem["hint"],
+            "stage": state.problem["stage"],
+        }
         _say(options, f"{problem['what']} {problem['do']}")
     _say(options, f"{run.id}: {_line(state)}\n{spec.dump(run.spec())}".rstrip())
-    return 0, {**_summary(run, state), "max_steps": state.max_steps, "history": run.history(), "problem": problem,
-               "notes": list(state.notes), "folder": str(run.path)}
+    return 0, {
+        **_summary(run, state),
+        "max_steps": state.max_steps,
+        "history": run.history(),
+        "problem": problem,
+        "notes": list(state.notes),
+        "folder": str(run.path),
+    }
 
 
 def _stop(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     store = _store(settings)
     run = store.get(options.run)
     jobs.stop(run, now=options.now)
-    state = store.state(run)
-    for state in jobs.follow(store, run):
-        if options.detach:
-            break
+    state = store.state(run) if options.detach else list(jobs.follow(store, run))[-1]
     _say(options, f"{run.id}: {state.status} at step {state.step}")
     return 0, _summary(run, state)
 
@@ -165,7 +192,9 @@ def _chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     if overridden.generate.system_prompt:
         messages.insert(0, {"role": "system", "content": overridden.generate.system_prompt})
     text, final = "", {}
-    for reply in jobs.chat(store, settings, run, used, {options.model: messages}, overridden.generate):
+    for reply in jobs.chat(
+        store, settings, run, used, {options.model: messages}, overridden.generate
+    ):
         delta = reply.get("delta", {}).get(options.model, "")
         text += delta
         if not options.json:
@@ -177,8 +206,13 @@ def _chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     if not options.json:
         # With beams nothing is streamed: the answer comes whole.
         print("" if text else final["text"][options.model])
-    return 0, {"run": run.id, "model": options.model, "text": final["text"][options.model], "tokens": final["tokens"][options.model],
-               "seconds": final["seconds"]}
+    return 0, {
+        "run": run.id,
+        "model": options.model,
+        "text": final["text"][options.model],
+        "tokens": final["tokens"][options.model],
+        "seconds": final["seconds"],
+    }
 
 
 def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
@@ -188,8 +222,12 @@ def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Resu
             print(f"({reply['stage']})", file=sys.stderr, flush=True)
         final = reply
     for row in final["rows"]:
-        _say(options, f"--- row {row['index'] + 1} of {final['total']}: {len(row['input_ids'])} tokens, {sum(row['trained'])} trained"
-             + (f", {len(row['cut'])} cut off" if row["cut"] else ""))
+        _say(
+            options,
+            f"--- row {row['index'] + 1} of {final['total']}: {len(row['input_ids'])} tokens, "
+            f"{sum(row['trained'])} trained"
+            + (f", {len(row['cut'])} cut off" if row["cut"] else ""),
+        )
         _say(options, row["problem"] or row["text"])
     return 0, {k: v for k, v in final.items() if k != "done"}
 
@@ -197,7 +235,7 @@ def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Resu
 def _export(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     store = _store(settings)
     run = store.get(options.run)
-    out = Path(options.out).expanduser().resolve()
+    out = settings.resolve(options.out, Path.cwd())
     told = ""
     for state in jobs.export(settings, run, options.format, out):
         line = jobs.words(state)
@@ -207,77 +245,6 @@ def _export(options: argparse.Namespace, settings: Settings) -> tuple[int, Resul
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     _say(options, f"{options.format} of {run.id} is in {out}")
     return 0, {"run": run.id, "format": options.format, "out": str(out), "files": files}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studio", description="Fine-tune chat models: look, train, talk, take home.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add in _commands():
-        command = commands.add_parser(name, help=add.__doc__, description=add.__doc__)
-        command.add_argument("--home", help="where runs and models are kept (else STUDIO_HOME, else ~/.atelier)")
-        command.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
-        add(command)
-    return parser
-
-
-def _commands() -> Iterator[tuple[str, Callable[[argparse.ArgumentParser], None]]]:
-    def recipe(command: argparse.ArgumentParser) -> None:
-        command.add_argument("recipe", help="a YAML recipe, such as presets/persona.yaml")
-        overrides(command)
-
-    def overrides(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
-
-    def doctor(command: argparse.ArgumentParser) -> None:
-        """check what this machine has and what is missing"""
-        command.set_defaults(command=_doctor)
-
-    def run(command: argparse.ArgumentParser) -> None:
-        """train a recipe; exit 0 only if the run finished"""
-        recipe(command)
-        command.add_argument("--detach", action="store_true", help="return at once; the run goes on")
-        command.set_defaults(command=_run)
-
-    def runs(command: argparse.ArgumentParser) -> None:
-        """list all runs"""
-        command.set_defaults(command=_runs)
-
-    def show(command: argparse.ArgumentParser) -> None:
-        """one run: its state, its settings, its chart, what went wrong"""
-        command.add_argument("run")
-        command.set_defaults(command=_show)
-
-    def stop(command: argparse.ArgumentParser) -> None:
-        """finish the step, save, end; waits for that"""
-        command.add_argument("run")
-        command.add_argument("--now", action="store_true", help="end it at once, keeping only earlier checkpoints")
-        command.add_argument("--detach", action="store_true", help="ask, and don't wait")
-        command.set_defaults(command=_stop)
-
-    def chat(command: argparse.ArgumentParser) -> None:
-        """ask the base, the tuned or the merged model of a run"""
-        command.add_argument("run")
-        command.add_argument("--prompt", required=True)
-        command.add_argument("--model", choices=jobs.SIDES, default="tuned")
-        overrides(command)
-        command.set_defaults(command=_chat)
-
-    def preview(command: argparse.ArgumentParser) -> None:
-        """rows as the trainer gets them: text, tokens, and which are trained"""
-        recipe(command)
-        command.add_argument("--rows", type=_count, default=3, help="how many (3)")
-        command.add_argument("--start", type=_natural, default=0, help="the first one, from 0")
-        command.set_defaults(command=_preview)
-
-    def export(command: argparse.ArgumentParser) -> None:
-        """write the adapter, or the base with the adapter merged in"""
-        command.add_argument("run")
-        command.add_argument("--format", choices=("adapter", "merged"), required=True)
-        command.add_argument("--out", required=True, help="a new or empty folder")
-        command.set_defaults(command=_export)
-
-    for add in (doctor, run, runs, show, stop, chat, preview, export):
-        yield add.__name__, add
 
 
 def _natural(text: str) -> int:
@@ -291,3 +258,48 @@ def _count(text: str) -> int:
     if not 1 <= number <= 1000:
         raise argparse.ArgumentTypeError("1 to 1000 rows can be shown at once")
     return number
+
+
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "recipe": {"help": "a YAML recipe, such as presets/persona.yaml"},
+    "run": {"help": "a run's id, or the beginning or end of it"},
+    "--set": {
+        "action": "append",
+        "default": [],
+        "metavar": "SECTION.FIELD=VALUE",
+        "help": "override one field; may be given again",
+    },
+    "--detach": {"action": "store_true", "help": "return at once, without waiting for the end"},
+    "--now": {"action": "store_true", "help": "end it at once, keeping only earlier checkpoints"},
+    "--prompt": {"required": True, "help": "what to ask"},
+    "--model": {"choices": jobs.SIDES, "default": "tuned", "help": "who answers (tuned)"},
+    "--rows": {"type": _count, "default": 3, "help": "how many (3)"},
+    "--start": {"type": _natural, "default": 0, "help": "the first one, from 0"},
+    "--format": {"choices": ("adapter", "merged"), "required": True},
+    "--out": {"required": True, "help": "a new or empty folder"},
+    "--home": {"help": "where runs and models are kept (else STUDIO_HOME, else ~/.atelier)"},
+    "--json": {"action": "store_true", "help": "the last line on stdout is one JSON object"},
+}
+_COMMANDS: tuple[tuple[str, Command, str, str], ...] = (
+    ("doctor", _doctor, "check what this machine has and what is missing", ""),
+    ("run", _run, "train a recipe; exit 0 only if the run finished", "recipe --set --detach"),
+    ("runs", _runs, "list all runs", ""),
+    ("show", _show, "one run: its state, settings, chart, and what went wrong", "run"),
+    ("stop", _stop, "finish the step, save, end", "run --now --detach"),
+    ("chat", _chat, "ask a run's base, tuned or merged model", "run --prompt --model --set"),
+    ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --set"),
+    ("export", _export, "write the adapter, or a merged model", "run --format --out"),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m studio", description="Fine-tune chat models: look, train, talk, take home."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, words, arguments in _COMMANDS:
+        one = commands.add_parser(name, help=words, description=words)
+        for argument in (*arguments.split(), "--home", "--json"):
+            one.add_argument(argument, **_ARGUMENTS[argument])
+        one.set_defaults(command=command)
+    return parser

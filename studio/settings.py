@@ -48,8 +48,8 @@ class Settings:
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
         """Reads STUDIO_HOME, STUDIO_WORKSPACE, HOST, PORT and STUDIO_BENCH_IDLE (seconds)."""
         env = os.environ if env is None else env
-        home = Path(env.get("STUDIO_HOME") or Path.home() / ".atelier").expanduser().resolve()
-        workspace = Path(env.get("STUDIO_WORKSPACE") or Path.cwd()).expanduser().resolve()
+        home = _full(Path(env.get("STUDIO_HOME") or Path.home() / ".atelier"))
+        workspace = _full(Path(env.get("STUDIO_WORKSPACE") or Path.cwd()))
         return cls(
             home=home,
             workspace=workspace,
@@ -58,12 +58,19 @@ class Settings:
             bench_idle_s=_number(env, "STUDIO_BENCH_IDLE", 600, low=1, high=86_400),
         )
 
+    def resolve(self, path: str, base: Path | None = None) -> Path:
+        """The path, from `base` or else the workspace on, with its links followed.
+
+        Raises StudioError for a text that can't be a path here, or one that may not be looked at.
+        """
+        return _full(Path(path), base or self.workspace)
+
     def confine(self, path: str) -> Path:
         """The path, if it lies in one of `roots`; links are followed before that is judged.
 
         Raises StudioError otherwise.
         """
-        full = (self.workspace / Path(path).expanduser()).resolve()
+        full = self.resolve(path)
         if not any(full.is_relative_to(root.resolve()) for root in self.roots):
             raise StudioError(
                 f"{path} lies outside the workspace.",
@@ -72,9 +79,25 @@ class Settings:
         return full
 
 
+def _full(path: Path, base: Path | None = None) -> Path:
+    try:
+        full = ((base or Path.cwd()) / path.expanduser()).resolve()
+        # A name that is too long is found out only by asking.
+        full.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+        shown = str(path) if len(str(path)) <= 60 else f"{str(path)[:57]}..."
+        raise StudioError(
+            f"{shown!r} can't be used as a path: {reason}.", "Check the spelling."
+        ) from None
+    return full
+
+
 def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
     text = env.get(name) or str(default)
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise StudioError(f"{name}={text} is not a whole number from {low} to {high}.",
-                          f"Unset it, or set it to {default}.")
+    if not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
+        raise StudioError(
+            f"{name}={text} is not a whole number from {low} to {high}.",
+            f"Unset it, or set it to {default}.",
+        )
     return int(text)

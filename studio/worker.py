@@ -11,9 +11,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from studio.engine.explain import explain
+from studio.engine.lock import try_lock
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
@@ -27,7 +29,6 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     # One process trains on one GPU; with more in sight, the trainer refuses.
     "CUDA_VISIBLE_DEVICES": "0",
 }
@@ -75,20 +76,28 @@ def _train(run: Run, settings: Settings) -> int:
     files.write_process(run.pid, os.getpid())
     report = Reporter(run.events, stop=run.stop)
 
-    def work() -> None:
-        report.stage("loading the libraries")
-        from studio.engine.train import train
+    # Held until this process ends; the kernel takes it back however that happens.
+    with try_lock(settings.home / "train.lock") as ours:
 
-        train(run, settings, report)
+        def work() -> None:
+            if not ours:
+                raise StudioError(
+                    "Another run is being trained on this machine.",
+                    "Stop it, or wait until it ends.",
+                )
+            report.stage("loading the libraries")
+            from studio.engine.train import train
 
-    return _reported(report, work)
+            train(run, settings, report)
+
+        return _reported(report, work)
 
 
 def _export(run: Run, kind: str, out: Path, settings: Settings) -> int:
+    out.parent.mkdir(parents=True, exist_ok=True)
     report = Reporter(out.with_name(f"{out.name}.events.jsonl"))
 
     def work() -> None:
-        report.stage("loading the libraries")
         from studio.engine.export import export
 
         export(run, kind, out, settings, report)
@@ -105,10 +114,12 @@ def _reported(report: Reporter, work: Callable[[], None]) -> int:
     except Stopped:
         report.end("stopped")
     # The whole point of this function: nothing may end a worker without a word.
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         traceback.print_exc()
         message, hint = explain(error, report.current)
-        report.end("failed", message=message, hint=hint, stage=report.current)
+        # Where not even the log of events can be written, the traceback above has to do.
+        with suppress(OSError):
+            report.end("failed", message=message, hint=hint, stage=report.current)
         return 1
     return 0
 
@@ -127,7 +138,8 @@ def _bench(settings: Settings) -> int:
         serve(settings)
     except Stopped:
         pass
-    except Exception:
+    # As above: the log has to say why there is no bench.
+    except Exception:  # noqa: BLE001
         traceback.print_exc()
         return 1
     # A thread that is inside torch while the interpreter takes itself apart would crash it. All

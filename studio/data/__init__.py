@@ -3,5 +3,16 @@
 from studio.data.layouts import Layout, Message, detect, to_messages
 from studio.data.read import BUNDLED, SUFFIXES, Rows, iterate, load_rows, locate, split
 
-__all__ = ["BUNDLED", "SUFFIXES", "Layout", "Message", "Rows", "detect", "iterate", "load_rows", "locate", "split",
-           "to_messages"]
+__all__ = [
+    "BUNDLED",
+    "SUFFIXES",
+    "Layout",
+    "Message",
+    "Rows",
+    "detect",
+    "iterate",
+    "load_rows",
+    "locate",
+    "split",
+    "to_messages",
+]

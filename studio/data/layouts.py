@@ -9,8 +9,15 @@ from studio.errors import StudioError
 Row = Mapping[str, Any]
 Message = dict[str, str]
 
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-                   "chatgpt": "assistant", "bard": "assistant", "system": "system"}
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bard": "assistant",
+    "system": "system",
+}
 _ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -27,21 +34,39 @@ def _text(row: Row, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise StudioError(f"`{key}` is {type(value).__name__}, not text.", "Every part of a conversation is text.")
+        raise StudioError(
+            f"`{key}` is {type(value).__name__}, not text.", "Every part of a conversation is text."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise StudioError(
+            f"`{key}` holds half a character ({value[error.start]!r}).",
+            "The text was cut in the middle of an emoji; mend or remove it.",
+        ) from None
     return value
 
 
-def _chat(turns: Any, key: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[Message]:
+def _chat(
+    turns: Any, key: str, role_key: str, text_key: str, roles: Mapping[str, str]
+) -> list[Message]:
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
-        raise StudioError(f"`{key}` is not a list of turns.", "Each row needs at least a question and an answer.")
+        raise StudioError(
+            f"`{key}` is not a list of turns.", "Each row needs at least a question and an answer."
+        )
     messages = []
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
-            raise StudioError(f"Turn {number} of `{key}` lacks `{role_key}` or `{text_key}`.", "Add it, or remove the turn.")
+            raise StudioError(
+                f"Turn {number} of `{key}` lacks `{role_key}` or `{text_key}`.",
+                "Add it, or remove the turn.",
+            )
         role = roles.get(str(turn[role_key]))
         if role is None:
-            raise StudioError(f"Turn {number} of `{key}` is spoken by {turn[role_key]!r}.",
-                              f"Known are: {', '.join(roles)}.")
+            raise StudioError(
+                f"Turn {number} of `{key}` is spoken by {turn[role_key]!r}.",
+                f"Known are: {', '.join(roles)}.",
+            )
         messages.append({"role": role, "content": _text(turn, text_key)})
     return messages
 
@@ -61,8 +86,10 @@ def _sharegpt(row: Row) -> list[Message]:
 def _pair(question: str, answer: str, *extra: str) -> Callable[[Row], list[Message]]:
     def convert(row: Row) -> list[Message]:
         parts = [_text(row, key) for key in (question, *extra)]
-        return [{"role": "user", "content": "\n\n".join(p for p in parts if p)},
-                {"role": "assistant", "content": _text(row, answer)}]
+        return [
+            {"role": "user", "content": "\n\n".join(p for p in parts if p)},
+            {"role": "assistant", "content": _text(row, answer)},
+        ]
 
     return convert
 
@@ -90,13 +117,19 @@ def detect(rows: Sequence[Row]) -> Layout:
     """The layout of the rows, told from the first one's columns. Raises StudioError if unknown."""
     if not rows:
         raise StudioError("The data has no rows.", "Choose a file with at least two rows.")
-    columns = list(rows[0])
+    columns = [str(column) for column in rows[0]]
     for kind in _KINDS:
         if all(column in columns for column in kind.columns):
-            return Layout(kind.name, f"it has the column{'s' if len(kind.columns) > 1 else ''} {' and '.join(kind.columns)}")
+            return Layout(
+                kind.name,
+                f"it has the column{'s' if len(kind.columns) > 1 else ''} "
+                f"{' and '.join(kind.columns)}",
+            )
     known = "; ".join(" + ".join(k.columns) for k in _KINDS)
-    raise StudioError(f"The columns {', '.join(columns) or '(none)'} are no layout that is known here.",
-                      f"Rename them to one of: {known}.")
+    raise StudioError(
+        f"The columns {', '.join(columns) or '(none)'} are no layout that is known here.",
+        f"Rename them to one of: {known}.",
+    )
 
 
 def to_messages(row: Row, layout: Layout, system_prompt: str | None = None) -> list[Message]:
@@ -107,7 +140,12 @@ def to_messages(row: Row, layout: Layout, system_prompt: str | None = None) -> l
     kind = next(k for k in _KINDS if k.name == layout.name)
     messages = kind.convert(row)
     if not any(m["role"] == "assistant" for m in messages):
-        raise StudioError("The row has no answer to learn from.", "Add an assistant turn, or remove the row.")
+        raise StudioError(
+            "The row has no answer to learn from.", "Add an assistant turn, or remove the row."
+        )
     if system_prompt:
-        messages = [{"role": "system", "content": system_prompt}, *(m for m in messages if m["role"] != "system")]
+        messages = [
+            {"role": "system", "content": system_prompt},
+            *(m for m in messages if m["role"] != "system"),
+        ]
     return messages

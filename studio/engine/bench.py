@@ -140,7 +140,7 @@ class Bench:
             except StudioError as error:
                 channel.send(error=error.message, hint=error.hint)
             # Whatever a model or a library throws must not leave the client waiting.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
                 from studio.engine.explain import explain
 
@@ -159,19 +159,25 @@ class Bench:
                 channel.done()
                 self._closing.set()
             case other:
-                raise StudioError(f"The bench knows no {other!r}.", "It knows ping, preview, chat and quit.")
+                raise StudioError(
+                    f"The bench knows no {other!r}.", "It knows ping, preview, chat and quit."
+                )
 
     def _do_preview(self, channel: Channel, request: dict[str, Any]) -> None:
         spec = specs.parse(request.get("spec") or {})
         with _turn(self._previewing, channel):
             if self._preview is None:
                 self._preview = _library("preview", channel).Preview(self._settings)
-            shown = self._preview.show(spec, int(request.get("start", 0)), int(request.get("rows", 3)), channel)
+            shown = self._preview.show(
+                spec, int(request.get("start", 0)), int(request.get("rows", 3)), channel
+            )
         channel.done(**shown)
 
     def _do_chat(self, channel: Channel, request: dict[str, Any]) -> None:
         tree = request.get("spec") or {}
-        spec = specs.parse({**tree, "generate": {**tree.get("generate", {}), **(request.get("generate") or {})}})
+        spec = specs.parse(
+            {**tree, "generate": {**tree.get("generate", {}), **(request.get("generate") or {})}}
+        )
         run = Run(Path(request["run"])) if request.get("run") else None
         with _turn(self._chatting, channel):
             if self._chat is None:

@@ -24,16 +24,27 @@ class StudioCallback(TrainerCallback):
         self.stopped = False
         self.eval_loss: float | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """The length of the run is known now."""
         self._report.current = "training"
-        self._report.event("start", max_steps=state.max_steps, num_train_epochs=args.num_train_epochs, **self._facts)
+        self._report.event(
+            "start",
+            max_steps=state.max_steps,
+            num_train_epochs=args.num_train_epochs,
+            **self._facts,
+        )
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Starts the step's clock."""
         self._step_began = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Stops the step's clock; ends the training where that is asked for."""
         self._busy_s += time.perf_counter() - self._step_began
         if state.global_step >= state.max_steps:
@@ -43,8 +54,12 @@ class StudioCallback(TrainerCallback):
             self._heed(control)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-        logs: dict[str, float] | None = None, **_: Any,
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
     ) -> None:
         """A point of the chart. Raises StudioError where the loss is no number any more."""
         if not logs or "loss" not in logs:
@@ -64,7 +79,11 @@ class StudioCallback(TrainerCallback):
         )
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any = None,
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
         **_: Any,
     ) -> None:
         """Counts the batches of an evaluation."""
@@ -74,8 +93,12 @@ class StudioCallback(TrainerCallback):
         tell("evaluating", self._evaluated, len(eval_dataloader))
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-        metrics: dict[str, float] | None = None, **_: Any,
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
     ) -> None:
         """The evaluation's loss."""
         self._evaluated = 0
@@ -86,14 +109,16 @@ class StudioCallback(TrainerCallback):
         if state.global_step < state.max_steps:
             self._heed(control)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """A checkpoint is whole."""
         self._report.event("save", step=state.global_step)
 
     def _heed(self, control: TrainerControl) -> None:
         if self._report.should_stop():
             self.stopped = True
-            control.should_training_stop = control.should_save = control.should_log = True
+            control.should_training_stop = control.should_log = True
 
 
 def _or_none(value: float | None) -> float | None:
@@ -106,5 +131,6 @@ def _finite(value: float, what: str, step: int) -> float:
         return value
     raise StudioError(
         f"The {what} became {'NaN' if math.isnan(value) else 'infinite'} at step {step}.",
-        "Lower the learning rate or max_grad_norm, or raise the warmup; float16 overflows sooner than bfloat16.",
+        "Lower the learning rate or max_grad_norm, or raise the warmup; float16 overflows sooner "
+        "than bfloat16.",
     )

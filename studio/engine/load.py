@@ -37,7 +37,9 @@ def hardware(section: ModelSection) -> Hardware:
     cuda = torch.cuda.is_available()
     if section.dtype != "auto":
         if section.dtype == "float16" and not cuda:
-            raise StudioError("float16 is not computed on a CPU here.", "Set dtype to auto, float32 or bfloat16.")
+            raise StudioError(
+                "float16 is not computed on a CPU here.", "Set dtype to auto, float32 or bfloat16."
+            )
         return Hardware("cuda" if cuda else "cpu", getattr(torch, section.dtype))
     if not cuda:
         # bfloat16 is emulated on most CPUs and three times slower there.
@@ -61,7 +63,9 @@ def quantization_config(section: ModelSection, dtype: torch.dtype) -> BitsAndByt
     )
 
 
-def load_model(section: ModelSection, folder: Path, where: Hardware, report: Report) -> PreTrainedModel:
+def load_model(
+    section: ModelSection, folder: Path, where: Hardware, report: Report
+) -> PreTrainedModel:
     """The model on its device, quantized as the section says. Raises StudioError in words."""
     with _weights_counted(report):
         model, info = _guarded(
@@ -75,10 +79,14 @@ def load_model(section: ModelSection, folder: Path, where: Hardware, report: Rep
     return model
 
 
-def load_plain(folder: Path, dtype: torch.dtype, report: Report, device: str = "cpu") -> PreTrainedModel:
+def load_plain(
+    folder: Path, dtype: torch.dtype, report: Report, device: str = "cpu"
+) -> PreTrainedModel:
     """The model unquantized in `dtype`. Raises StudioError in words."""
     with _weights_counted(report):
-        model, info = _guarded(folder, dtype=dtype, device_map={"": 0 if device == "cuda" else "cpu"})
+        model, info = _guarded(
+            folder, dtype=dtype, device_map={"": 0 if device == "cuda" else "cpu"}
+        )
     check_complete(info)
     return model
 
@@ -88,15 +96,22 @@ def check_complete(info: dict[str, Any]) -> None:
     missing = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if missing:
         raise StudioError(
-            f"The model's files lack {len(missing)} of its weights or have them in another shape: {missing[0]}, …",
-            "Copy or download the folder again, and check that config.json belongs to these weights.",
+            f"The model's files lack {len(missing)} of its weights, or have them in another shape: "
+            f"{missing[0]}, …",
+            "Copy or download the folder again; its config.json has to belong to these weights.",
         )
 
 
 def _guarded(folder: Path, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
         return AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **arguments
+            folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            # Reported with the missing ones, by `check_complete`, instead of by a riddle.
+            ignore_mismatched_sizes=True,
+            **arguments,
         )
     except (torch.OutOfMemoryError, MemoryError, ImportError):
         raise
@@ -104,8 +119,10 @@ def _guarded(folder: Path, **arguments: Any) -> tuple[PreTrainedModel, dict[str,
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise StudioError(f"The model can't be loaded: {first_line(error)}",
-                          "Check that its folder is whole and that its architecture is part of transformers.") from error
+        raise StudioError(
+            f"The model can't be loaded: {first_line(error)}",
+            "Check that its folder is whole and that its architecture is part of transformers.",
+        ) from error
 
 
 @contextmanager

@@ -39,7 +39,11 @@ class Encoded:
 
 
 def encode_row(
-    row: dict[str, Any], layout: Layout, tokenizer: PreTrainedTokenizerBase, train_on: str, max_length: int,
+    row: dict[str, Any],
+    layout: Layout,
+    tokenizer: PreTrainedTokenizerBase,
+    train_on: str,
+    max_length: int,
     system_prompt: str | None = None,
 ) -> tuple[list[Message], Encoded]:
     """The row's messages and their tokens. Raises StudioError that says what is wrong with it."""
@@ -68,44 +72,64 @@ def encode(
         for token, (begin, _) in zip(ids, offsets, strict=True)
     ]
     pieces = _pieces(text, offsets)
-    return Encoded(text, ids[:max_length], labels[:max_length], pieces[:max_length], pieces[max_length:])
+    return Encoded(
+        text, ids[:max_length], labels[:max_length], pieces[:max_length], pieces[max_length:]
+    )
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prompt: bool = False) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prompt: bool = False
+) -> str:
     """The conversation as the model reads it; with `prompt`, up to where its answer begins.
 
     Raises StudioError where the template refuses it.
     """
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=prompt
+            )
+        )
     except (jinja2.TemplateError, ValueError, TypeError) as error:
-        raise StudioError(f"The model's chat template refuses this conversation: {error}",
-                          "Most templates want user and assistant in turn, and some know no system message.") from None
+        raise StudioError(
+            f"The model's chat template refuses this conversation: {error}",
+            "Most templates want user and assistant in turn, and some know no system message.",
+        ) from None
 
 
-def _answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str) -> list[Span]:
+def _answers(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str
+) -> list[Span]:
     """Where the answers stand in `text`, in characters."""
     template = tokenizer.get_chat_template()
     if _GENERATION.search(template):
         return _marked(tokenizer, messages, template, text)
     return [
         _span(tokenizer, messages, number, text)
-        for number, message in enumerate(messages) if message["role"] == "assistant"
+        for number, message in enumerate(messages)
+        if message["role"] == "assistant"
     ]
 
 
-def _marked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str, text: str) -> list[Span]:
+def _marked(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str, text: str
+) -> list[Span]:
     """The spans that the template itself marks with {% generation %}."""
     rendered, spans = render_jinja_template(
-        conversations=[list(messages)], chat_template=template, return_assistant_tokens_mask=True,
-        add_generation_prompt=False, **tokenizer.special_tokens_map,
+        conversations=[list(messages)],
+        chat_template=template,
+        return_assistant_tokens_mask=True,
+        add_generation_prompt=False,
+        **tokenizer.special_tokens_map,
     )
     if rendered[0] != text:
         raise _unstable()
     return [(start, end) for start, end in spans[0]]
 
 
-def _span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int, text: str) -> Span:
+def _span(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int, text: str
+) -> Span:
     """Where the answer `messages[number]` stands: it begins where the model would begin to write.
 
     A template without a generation prompt leaves the answer's header to the model, so the header
@@ -114,7 +138,8 @@ def _span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], numbe
     after = render(tokenizer, messages[: number + 1])
     # Nothing stands before the first message that could be rendered: its words tell the place.
     before = (
-        render(tokenizer, messages[:number], prompt=True) if number
+        render(tokenizer, messages[:number], prompt=True)
+        if number
         else after.partition(messages[0]["content"].strip())[0]
     )
     if not text.startswith(before):
@@ -128,19 +153,20 @@ def _span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], numbe
 def _end_by_content(content: str, before: str, after: str, text: str) -> int:
     """The answer's end where a template writes it another way once more turns follow, as those of
     thinking models do: found by its words and by what closes it when it is the last."""
-    _, found, closing = after[len(before):].rpartition(content)
+    _, found, closing = after[len(before) :].rpartition(content)
     at = text.find(content, len(before))
     end = at + len(content) + len(closing.rstrip())
-    if not content or not found or at < 0 or text[at + len(content): end] != closing.rstrip():
+    if not content or not found or at < 0 or text[at + len(content) : end] != closing.rstrip():
         raise _unstable()
     return end
 
 
 def _unstable() -> StudioError:
     return StudioError(
-        "This model's chat template is not prefix-stable: it writes earlier turns another way once more turns follow, "
-        "so it can't be told where an answer stands.",
-        "Learn from everything, or put a chat_template.jinja with {% generation %} marks into the model's folder.",
+        "This model's chat template is not prefix-stable: it writes earlier turns another way once "
+        "more turns follow, so it can't be told where an answer stands.",
+        "Learn from everything, or put a chat_template.jinja with {% generation %} marks into the "
+        "model's folder.",
     )
 
 

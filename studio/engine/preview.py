@@ -51,7 +51,9 @@ class Preview:
         return self._tokenizer[1]
 
     def _load_rows(self, section: DataSection, report: Report) -> Rows:
-        source = section.model_copy(update={"test_size": 0.0, "system_prompt": None, "train_on": "everything"})
+        source = section.model_copy(
+            update={"test_size": 0.0, "system_prompt": None, "train_on": "everything"}
+        )
         found = locate(section.path, self._settings)
         key = (source, _signature(found) if found else None)
         if self._rows is None or self._rows[0] != key:
@@ -73,12 +75,32 @@ def _context(folder: Path) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def _row(index: int, row: dict[str, Any], layout: Layout, loaded: Tokenizer, spec: RunSpec) -> Reply:
+def _row(
+    index: int, row: dict[str, Any], layout: Layout, loaded: Tokenizer, spec: RunSpec
+) -> Reply:
     data, length = spec.data, spec.train.max_length
     try:
-        messages, encoded = encode_row(row, layout, loaded.tokenizer, data.train_on, length, data.system_prompt)
+        messages, encoded = encode_row(
+            row, layout, loaded.tokenizer, data.train_on, length, data.system_prompt
+        )
     except StudioError as error:
-        return {"index": index, "messages": [], "text": "", "input_ids": [], "tokens": [], "trained": [], "cut": [],
-                "problem": str(error)}
-    return {"index": index, "messages": messages, "text": encoded.text, "input_ids": encoded.input_ids,
-            "tokens": encoded.pieces, "trained": encoded.trained, "cut": encoded.cut, "problem": None}
+        return {
+            "index": index,
+            "messages": [],
+            "text": "",
+            "input_ids": [],
+            "tokens": [],
+            "trained": [],
+            "cut": [],
+            "problem": str(error),
+        }
+    return {
+        "index": index,
+        "messages": messages,
+        "text": encoded.text,
+        "input_ids": encoded.input_ids,
+        "tokens": encoded.pieces,
+        "trained": encoded.trained,
+        "cut": encoded.cut,
+        "problem": None,
+    }

@@ -29,7 +29,7 @@ class Report(Protocol):
 
 
 class Throttle:
-    """Lets through every new stage, and of a count one value in a tenth of a second and the last."""
+    """Lets every new stage through; of a count the last, and one value in a tenth of a second."""
 
     def __init__(self) -> None:
         self._kind = ""
@@ -40,7 +40,12 @@ class Throttle:
         # "tokenizing 120 of 150" and "tokenizing 121 of 150" are one kind of stage.
         kind = "".join(c for c in text if not c.isdigit())
         now = time.monotonic()
-        if kind == self._kind and done is not None and done != total and now - self._last < _COUNT_EVERY_S:
+        if (
+            kind == self._kind
+            and done is not None
+            and done != total
+            and now - self._last < _COUNT_EVERY_S
+        ):
             return False
         self._kind, self._last = kind, now
         return True

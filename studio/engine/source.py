@@ -18,7 +18,9 @@ from studio.spec import ModelSection
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def resolve(section: ModelSection, settings: Settings, report: Report, *, weights: bool = True) -> Path:
+def resolve(
+    section: ModelSection, settings: Settings, report: Report, *, weights: bool = True
+) -> Path:
     """The local folder of the model, fetched and converted first where that is needed.
 
     Without `weights` those of a Hub model are not fetched: enough to tokenize. Raises StudioError
@@ -32,14 +34,18 @@ def resolve(section: ModelSection, settings: Settings, report: Report, *, weight
         folder = _local(name, settings)
         if folder is not None:
             if section.revision is not None:
-                raise StudioError(f"{name} is a folder, so it has no revision {section.revision}.",
-                                  "Leave the revision empty.")
+                raise StudioError(
+                    f"{name} is a folder, so it has no revision {section.revision}.",
+                    "Leave the revision empty.",
+                )
             check_folder(folder, name)
             return folder
     repo = entry.hub_id if entry else name
     if not _HUB_ID.fullmatch(repo):
-        raise StudioError(f"{name} is neither a folder nor the id of a Hub model.",
-                          "An id looks like owner/name; a folder's path starts at the workspace.")
+        raise StudioError(
+            f"{name} is neither a folder nor the id of a Hub model.",
+            "An id looks like owner/name; a folder's path starts at the workspace.",
+        )
     folder = hub.fetch(repo, section.revision, settings, report, weights=weights)
     check_folder(folder, name, weights=weights)
     return folder

@@ -18,23 +18,36 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer: fast, with a chat template and a padding token. Raises StudioError."""
+    """The folder's tokenizer: fast, with a chat template and a padding token.
+
+    Raises StudioError.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # Every tokenizer class fails in its own way over a broken file.
     except Exception as error:
-        raise StudioError(f"The tokenizer can't be read: {first_line(error)}",
-                          "Copy or download the model's tokenizer files again.") from error
+        raise StudioError(
+            f"The tokenizer can't be read: {first_line(error)}",
+            "Copy or download the model's tokenizer files again.",
+        ) from error
     if not tokenizer.is_fast:
-        raise StudioError("This model's tokenizer exists only in slow Python, which can't tell where a token stands.",
-                          "Use a version of the model with a tokenizer.json.")
+        raise StudioError(
+            "This model's tokenizer has only a slow form, which can't tell where a token stands.",
+            "Use a version of the model with a tokenizer.json.",
+        )
     if not tokenizer.chat_template:
-        raise StudioError("This model has no chat template, so it was not made for conversations.",
-                          "Choose its Instruct or Chat version, or put a chat_template.jinja into its folder.")
+        raise StudioError(
+            "This model has no chat template, so it was not made for conversations.",
+            "Choose its Instruct or Chat version, or put a chat_template.jinja into its folder.",
+        )
     if tokenizer.pad_token_id is not None:
         return Tokenizer(tokenizer)
     if tokenizer.eos_token is None:
-        raise StudioError("This model's tokenizer has neither a padding nor an end token.",
-                          "Name them in its tokenizer_config.json.")
+        raise StudioError(
+            "This model's tokenizer has neither a padding nor an end token.",
+            "Name them in its tokenizer_config.json.",
+        )
     tokenizer.pad_token = tokenizer.eos_token
-    return Tokenizer(tokenizer, f"The tokenizer has no padding token; {tokenizer.eos_token} is used for it.")
+    return Tokenizer(
+        tokenizer, f"The tokenizer has no padding token; {tokenizer.eos_token} is used for it."
+    )

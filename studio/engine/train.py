@@ -15,7 +15,6 @@ from studio.engine.card import model_card
 from studio.engine.config import lora_config, sft_config
 from studio.engine.dataset import Prepared, prepare
 from studio.engine.load import Hardware, hardware, load_model
-from studio.engine.lock import try_lock
 from studio.engine.report import Reporter
 from studio.engine.source import origin_of, resolve
 from studio.engine.tokenizer import load_tokenizer
@@ -26,15 +25,12 @@ from studio.spec import RunSpec
 
 
 def train(run: Run, settings: Settings, report: Reporter) -> None:
-    """Trains the run to its end, or until its stop file appears. Raises StudioError in words,
-    Stopped where a stop came before there was anything to save, and whatever the libraries throw."""
-    with try_lock(settings.home / "train.lock") as ours:
-        if not ours:
-            raise StudioError("Another run is being trained on this machine.", "Stop it, or wait until it ends.")
-        _train(run, run.spec(), settings, report)
+    """Trains the run to its end, or until its stop file appears.
 
-
-def _train(run: Run, spec: RunSpec, settings: Settings, report: Reporter) -> None:
+    Raises StudioError in words, Stopped where a stop came before there was anything to save, and
+    whatever the libraries throw.
+    """
+    spec = run.spec()
     where = hardware(spec.model)
     report.stage("finding the model")
     folder = resolve(spec.model, settings, report)
@@ -49,11 +45,7 @@ def _train(run: Run, spec: RunSpec, settings: Settings, report: Reporter) -> Non
     model = load_model(spec.model, folder, where, report)
     report.stage("adding the adapter")
     trainer = build(run, spec, where, model, loaded.tokenizer, prepared)
-    trainable, parameters = trainer.model.get_nb_trainable_parameters()
-    callback = StudioCallback(report, {
-        "train_rows": len(prepared.train), "eval_rows": len(prepared.held_back or ()), "parameters": parameters,
-        "trainable": trainable, "device": where.words,
-    })
+    callback = StudioCallback(report, _facts(trainer, prepared, where))
     trainer.add_callback(callback)
     report.stage("training")
     output = trainer.train()
@@ -68,10 +60,32 @@ def _train(run: Run, spec: RunSpec, settings: Settings, report: Reporter) -> Non
     )
 
 
+def _facts(trainer: SFTTrainer, prepared: Prepared, where: Hardware) -> dict[str, Any]:
+    """What the start event says besides the run's length."""
+    trainable, parameters = trainer.model.get_nb_trainable_parameters()
+    return {
+        "train_rows": len(prepared.train),
+        "eval_rows": len(prepared.held_back or ()),
+        "parameters": parameters,
+        "trainable": trainable,
+        "device": where.words,
+    }
+
+
 def build(
-    run: Run, spec: RunSpec, where: Hardware, model: Any, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+    run: Run,
+    spec: RunSpec,
+    where: Hardware,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
 ) -> SFTTrainer:
     """trl's trainer with the adapter in place; it seeds before it makes the adapter."""
+    for module in model.modules():
+        # On a CPU with bfloat16 instructions bitsandbytes repacks 4-bit weights at the first
+        # evaluation, and the packed form has no gradient: the training after it would be wrong.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     trainer = SFTTrainer(
         model=model,
         args=sft_config(spec, run, where, evaluate=prepared.held_back is not None),
@@ -94,16 +108,30 @@ def _checked(config: Any, model: Any) -> Any:
     wanted = config.target_modules
     if isinstance(wanted, str):
         return config
-    present = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
+    present = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if hasattr(module, "weight")
+    }
     missing = sorted(set(wanted) - present)
     if missing:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise StudioError(f"The model has no module {', '.join(missing)}.",
-                          f"Its linear layers are {', '.join(linear)}; all-linear takes those of every layer.")
+        linear = sorted(
+            {
+                n.rsplit(".", 1)[-1]
+                for n, m in model.named_modules()
+                if isinstance(m, torch.nn.Linear)
+            }
+        )
+        raise StudioError(
+            f"The model has no module {', '.join(missing)}.",
+            f"Its linear layers are {', '.join(linear)}; all-linear takes those of every layer.",
+        )
     return config
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, target: Path) -> None:
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, target: Path
+) -> None:
     """Writes the adapter with its tokenizer and card; whole, or not at all."""
     config = model.peft_config["default"]
     # The folder we loaded from means nothing elsewhere. Set only now: a Hub id in here makes peft

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Bench:
         except (EOFError, OSError):
             raise StudioError(
                 "The model's process ended in the middle of its work.",
-                f"It may have run out of memory; its log is {self.log}. Try again with a smaller model or quantization.",
+                f"It may have run out of memory; its log is {self.log}. Try again with a smaller "
+                "model or quantization.",
             ) from None
         finally:
             connection.close()
@@ -88,8 +90,11 @@ class Bench:
             address = json.loads((self._folder / "address.json").read_text(encoding="utf-8"))
             if self.process() is None:
                 return None
-            return Client(("127.0.0.1", int(address["port"])), authkey=bytes.fromhex(address["key"]))
-        except (OSError, ValueError, KeyError, EOFError):
+            return Client(
+                ("127.0.0.1", int(address["port"])), authkey=bytes.fromhex(address["key"])
+            )
+        # An address that is half written, or of a bench that is gone, is no address.
+        except (OSError, ValueError, KeyError, TypeError, EOFError, AuthenticationError):
             return None
 
     def _start(self) -> Connection:

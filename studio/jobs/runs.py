@@ -72,7 +72,10 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
     Raises StudioError where it fails.
     """
     if not (run.adapter / "adapter_config.json").is_file():
-        raise StudioError(f"The run {run.id} has no adapter.", "Choose one that finished or was stopped after a step.")
+        raise StudioError(
+            f"The run {run.id} has no adapter.",
+            "Choose one that finished or was stopped after a step.",
+        )
     target = out or run.export / kind
     if out is None and target.is_dir():
         return
@@ -91,14 +94,20 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
         if state.problem:
             raise StudioError(state.problem["message"], state.problem["hint"])
         if not alive and not new and state.status not in ENDED:
-            raise StudioError("The export ended without a word.", f"It may have run out of memory; see {run.log}.")
+            raise StudioError(
+                "The export ended without a word.", f"It may have run out of memory; see {run.log}."
+            )
         yield state
         time.sleep(0.1)
     log.unlink(missing_ok=True)
 
 
 def chat(
-    store: RunStore, settings: Settings, run: Run | None, spec: RunSpec, sides: Mapping[str, Messages],
+    store: RunStore,
+    settings: Settings,
+    run: Run | None,
+    spec: RunSpec,
+    sides: Mapping[str, Messages],
     generate: GenerateSection,
 ) -> Iterator[Reply]:
     """Answers the last message of each side (base, tuned, merged); see `Bench.ask` for the replies.
@@ -107,14 +116,23 @@ def chat(
     """
     active = store.active()
     if active is not None:
-        raise StudioError(f"The run {active.id} needs this machine's memory now.", "The chat is back when it ends.")
+        raise StudioError(
+            f"The run {active.id} needs this machine's memory now.",
+            "The chat is back when it ends.",
+        )
     if run is None and set(sides) != {"base"}:
         raise StudioError("There is no tuned model yet.", "Start a run first.")
     if run is not None and "merged" in sides:
+        told = ""
         for state in export(settings, run, "merged"):
-            yield {"stage": words(state)}
+            if words(state) != told:
+                told = words(state)
+                yield {"stage": told}
     request: dict[str, Any] = {
-        "op": "chat", "spec": specs.diff(spec), "run": str(run.path) if run else None, "sides": dict(sides),
+        "op": "chat",
+        "spec": specs.diff(spec),
+        "run": str(run.path) if run else None,
+        "sides": dict(sides),
         "generate": generate.model_dump(),
     }
     yield from Bench(settings).ask(request)
@@ -122,7 +140,9 @@ def chat(
 
 def preview(settings: Settings, spec: RunSpec, start: int, rows: int) -> Iterator[Reply]:
     """Rows as the trainer will get them; the last reply holds `rows`, `total` and `layout`."""
-    yield from Bench(settings).ask({"op": "preview", "spec": specs.diff(spec), "start": start, "rows": rows})
+    yield from Bench(settings).ask(
+        {"op": "preview", "spec": specs.diff(spec), "start": start, "rows": rows}
+    )
 
 
 def words(state: RunState) -> str:

@@ -25,7 +25,11 @@ def spawn(args: list[str], log: Path, settings: Settings) -> "subprocess.Popen[b
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "studio.worker", *args],
-            cwd=PROJECT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     # Somebody must collect the exit code, or the ended worker stays in the table as a zombie.

@@ -1,4 +1,4 @@
-"""What this machine has and what is missing, each with what to do about it. Imports no model library."""
+"""What this machine has and what is missing, each with what to do about it."""
 
 import importlib.metadata
 import os
@@ -39,7 +39,9 @@ def examine(settings: Settings) -> list[Check]:
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", sys.version_info >= (3, 11), version, "Atelier needs Python 3.11 or newer.")
+    return Check(
+        "python", sys.version_info >= (3, 11), version, "Atelier needs Python 3.11 or newer."
+    )
 
 
 def _packages() -> list[Check]:
@@ -55,7 +57,9 @@ def _packages() -> list[Check]:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found = "not installed"
-        checks.append(Check(name, found.split("+")[0] == wanted, found, f"`make run` installs {wanted}."))
+        checks.append(
+            Check(name, found.split("+")[0] == wanted, found, f"`make run` installs {wanted}.")
+        )
     return checks
 
 
@@ -63,15 +67,24 @@ def _home(settings: Settings) -> Check:
     existing = next(p for p in (settings.home, *settings.home.parents) if p.exists())
     try:
         free = shutil.disk_usage(existing).free
-        writable = os.access(existing, os.W_OK)
+        writable = existing.is_dir() and os.access(existing, os.W_OK)
     except OSError as error:
-        return Check("home", False, f"{settings.home}: {error.strerror}", "Set STUDIO_HOME to a folder that is yours.")
+        return Check(
+            "home",
+            False,
+            f"{settings.home}: {error.strerror}",
+            "Set STUDIO_HOME to a folder that is yours.",
+        )
     found = f"{settings.home}, {gb(free)} GB free"
     if not writable:
-        return Check("home", False, f"{found}, not writable", "Set STUDIO_HOME to a folder that is yours.")
+        return Check(
+            "home", False, f"{found}, not writable", "Set STUDIO_HOME to a folder that is yours."
+        )
     return Check("home", free > _DISK, found, f"Free some disk: a run wants {gb(_DISK)} GB.")
 
 
 def _model(settings: Settings) -> Check:
     ready = folder_of(EMBEDDED, settings) is not None
-    return Check("embedded model", True, f"{EMBEDDED}, {'ready' if ready else 'made at the first start'}")
+    return Check(
+        "embedded model", True, f"{EMBEDDED}, {'ready' if ready else 'made at the first start'}"
+    )

@@ -49,10 +49,19 @@ def dtype_bytes(spec: RunSpec, machine: Machine) -> int:
 
 
 def trainable(spec: RunSpec, summary: Summary) -> int:
-    """Parameters that LoRA trains: r x (inputs + outputs) of each target, and DoRA's magnitudes."""
+    """Parameters that LoRA trains: r x (inputs + outputs) of each target, DoRA's magnitudes, and
+    the biases asked for."""
     targets = summary.targets(spec.adapter.target_modules)
     dora = 1 if spec.adapter.use_dora else 0
-    return sum(spec.adapter.r * sum(s.dims) + dora * s.dims[0] for s in targets)
+    own = {s.name.removesuffix(".weight") for s in targets}
+    biases = {
+        "none": (),
+        "lora_only": [s for s in summary.shapes if s.name.removesuffix(".bias") in own],
+        "all": [s for s in summary.shapes if s.name.endswith(".bias")],
+    }[spec.adapter.bias]
+    return sum(spec.adapter.r * sum(s.dims) + dora * s.dims[0] for s in targets) + sum(
+        math.prod(s.dims) for s in biases
+    )
 
 
 def steps(spec: RunSpec, train_rows: int) -> int:
@@ -64,8 +73,15 @@ def steps(spec: RunSpec, train_rows: int) -> int:
     return math.ceil(per_epoch * spec.train.num_train_epochs)
 
 
-def plan(spec: RunSpec, summary: Summary, machine: Machine, train_rows: int, eval_rows: int, characters: float,
-         seconds_per_token: float | None = None) -> Plan:
+def plan(
+    spec: RunSpec,
+    summary: Summary,
+    machine: Machine,
+    train_rows: int,
+    eval_rows: int,
+    characters: float,
+    seconds_per_token: float | None = None,
+) -> Plan:
     """The plan for rows of `characters` each on average. `seconds_per_token`, from an earlier run
     of this model here, takes the place of the machine's assumed speed."""
     train = spec.train
@@ -85,13 +101,23 @@ def plan(spec: RunSpec, summary: Summary, machine: Machine, train_rows: int, eva
     weights = weight_bytes(summary, spec.model.quantization, double, bytes_each)
     memory = weights + adapter + activations + head + _RUNTIME["gpu" if machine.gpus else "cpu"]
     flops = _FLOPS_GPU if machine.gpus else _FLOPS_CORE * machine.cores
-    each = seconds_per_token or summary.parameters * 4.0 / flops * (1.5 if train.activation_checkpointing else 1.0)
+    each = seconds_per_token or summary.parameters * 4.0 / flops * (
+        1.5 if train.activation_checkpointing else 1.0
+    )
     tokens = count * batch_tokens * train.gradient_accumulation_steps
     evaluations = (count // spec.eval.eval_steps + 1) if eval_rows else 0
     # An evaluation has no backward pass: half of the work of a trained token.
     seconds = each * (tokens + 0.5 * evaluations * eval_rows * length) + 15
     known = summary.parameters > 0
-    return Plan(train_rows, eval_rows, count, parameters, memory, seconds, memory < machine.free if known else None)
+    return Plan(
+        train_rows,
+        eval_rows,
+        count,
+        parameters,
+        memory,
+        seconds,
+        memory < machine.free if known else None,
+    )
 
 
 def duration(seconds: float) -> str:

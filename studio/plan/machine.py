@@ -34,7 +34,8 @@ class Machine:
             more = f" (+{len(self.gpus) - 1} more)" if len(self.gpus) > 1 else ""
             return f"{gpu.name}{more}, {gb(gpu.used)} of {gb(gpu.total)} GB used"
         plural = "" if self.cores == 1 else "s"
-        return f"CPU, {self.cores} core{plural}, {gb(self.total - self.available)} of {gb(self.total)} GB used"
+        used = f"{gb(self.total - self.available)} of {gb(self.total)} GB used"
+        return f"CPU, {self.cores} core{plural}, {used}"
 
     @property
     def free(self) -> int:
@@ -50,7 +51,7 @@ class Machine:
 def gb(size: float) -> str:
     """Bytes as GB with one decimal below 10: "1.2", "24"."""
     value = size / 1e9
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 def machine() -> Machine:
@@ -60,6 +61,12 @@ def machine() -> Machine:
     return Machine(cores, memory.total, memory.available, _gpus())
 
 
+def _shared() -> tuple[int, int]:
+    """Total and used bytes of the computer's own memory."""
+    memory = psutil.virtual_memory()
+    return memory.total, memory.total - memory.available
+
+
 def _gpus() -> tuple[Gpu, ...]:
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -67,13 +74,23 @@ def _gpus() -> tuple[Gpu, ...]:
     query = "--query-gpu=name,memory.total,memory.used,compute_cap"
     try:
         out = subprocess.run(
-            [program, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5, check=True
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     found = []
     for line in out.splitlines():
-        name, total, used, capability = (part.strip() for part in line.split(","))
         # nvidia-smi counts in MiB.
-        found.append(Gpu(name.removeprefix("NVIDIA "), int(total) * 2**20, int(used) * 2**20, float(capability)))
+        try:
+            name, total, used, capability = (part.strip() for part in line.split(","))
+            # A GPU that shares the computer's memory says [N/A].
+            sizes = _shared() if total == "[N/A]" else (int(total) * 2**20, int(used) * 2**20)
+            gpu = Gpu(name.removeprefix("NVIDIA "), *sizes, float(capability))
+        except ValueError:
+            continue
+        found.append(gpu)
     return tuple(found)

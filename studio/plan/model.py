@@ -10,6 +10,9 @@ from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE
 from studio.settings import Settings
 
+# The format's own limit on a header, in bytes.
+_HEADER_LIMIT = 100_000_000
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -55,7 +58,7 @@ def folder_of(name_or_path: str, settings: Settings) -> Path | None:
     if name_or_path in CATALOGUE:
         path = settings.models / name_or_path
     else:
-        path = (settings.workspace / Path(name_or_path).expanduser()).resolve()
+        path = settings.resolve(name_or_path)
     return path if (path / "config.json").is_file() else None
 
 
@@ -67,39 +70,95 @@ def summarize(name_or_path: str, settings: Settings) -> Summary:
         return _from_folder(name_or_path, folder)
     entry = CATALOGUE.get(name_or_path)
     if entry is not None:
-        return Summary(entry.name, False, entry.parameters, entry.layers, entry.hidden_size, entry.vocab_size,
-                       entry.context, "Llama", "its own chat template", entry.licence)
-    full = settings.workspace / Path(name_or_path).expanduser()
-    if full.is_dir():
-        raise StudioError(f"The folder {name_or_path} has no config.json.",
-                          "Choose the folder that holds config.json and the safetensors.")
+        return Summary(
+            entry.name,
+            False,
+            entry.parameters,
+            entry.layers,
+            entry.hidden_size,
+            entry.vocab_size,
+            entry.context,
+            "Llama",
+            "its own chat template",
+            entry.licence,
+        )
+    if settings.resolve(name_or_path).is_dir():
+        raise StudioError(
+            f"The folder {name_or_path} has no config.json.",
+            "Choose the folder that holds config.json and the safetensors.",
+        )
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
-        raise StudioError(f"There is no model {name_or_path}.",
-                          "Choose one of the list, a folder, or a Hub id such as owner/name.")
-    return Summary(name_or_path, False, 0, 0, 0, 0, 0, "fetched from the Hub at the start", "", "see its page on the Hub")
+        raise StudioError(
+            f"There is no model {name_or_path}.",
+            "Choose one of the list, a folder, or a Hub id such as owner/name.",
+        )
+    return Summary(
+        name_or_path,
+        False,
+        0,
+        0,
+        0,
+        0,
+        0,
+        "fetched from the Hub at the start",
+        "",
+        "see its page on the Hub",
+    )
 
 
 def _from_folder(name: str, folder: Path) -> Summary:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _object((folder / "config.json").read_text(encoding="utf-8"), "config.json")
         shapes = tuple(_shapes(folder))
+        template = _template(folder)
     except (OSError, ValueError) as error:
-        raise StudioError(f"The files of {name} can't be read: {error}.", "Copy or download the folder again.") from None
+        raise StudioError(
+            f"The files of {name} can't be read: {error}.", "Copy or download the folder again."
+        ) from None
+    if not shapes:
+        raise StudioError(
+            f"The folder {name} has no weights in safetensors.",
+            "Pickled weights (.bin, .pt) are not opened: they can run any code. Get the "
+            "safetensors.",
+        )
     entry = CATALOGUE.get(name)
     return Summary(
         name=name,
         ready=True,
         parameters=sum(prod(s.dims) for s in shapes),
-        layers=int(config.get("num_hidden_layers", 0)),
-        hidden_size=int(config.get("hidden_size", 0)),
-        vocab_size=int(config.get("vocab_size", 0)),
-        context=int(config.get("max_position_embeddings", 0)),
-        architecture=str((config.get("architectures") or ["unknown"])[0]).removesuffix("ForCausalLM"),
-        template=_template(folder),
+        layers=_number(config, "num_hidden_layers"),
+        hidden_size=_number(config, "hidden_size"),
+        vocab_size=_number(config, "vocab_size"),
+        context=_number(config, "max_position_embeddings"),
+        architecture=_architecture(config),
+        template=template,
         licence=entry.licence if entry else "see the model's own page",
         shapes=shapes,
         config=config,
     )
+
+
+def _object(text: str | bytes, name: str) -> dict[str, Any]:
+    """The JSON object in the text. Raises ValueError that names the file."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not JSON, {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} holds no JSON object")
+    return value
+
+
+def _number(config: dict[str, Any], key: str) -> int:
+    """A whole number of the config, 0 where it has none."""
+    value = config.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else "unknown"
+    return str(first).removesuffix("ForCausalLM")
 
 
 def _shapes(folder: Path) -> list[Shape]:
@@ -109,9 +168,18 @@ def _shapes(folder: Path) -> list[Shape]:
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
-        found += [Shape(n, tuple(v["shape"])) for n, v in header.items() if n != "__metadata__"]
+            if size > _HEADER_LIMIT:
+                raise ValueError(f"{file.name} is no safetensors file")
+            header = _object(stream.read(size), f"the header of {file.name}")
+        found += [Shape(n, _dims(v, file.name)) for n, v in header.items() if n != "__metadata__"]
     return found
+
+
+def _dims(entry: Any, name: str) -> tuple[int, ...]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        raise ValueError(f"the header of {name} gives a weight no shape")
+    return tuple(shape)
 
 
 def _template(folder: Path) -> str:
@@ -119,10 +187,17 @@ def _template(folder: Path) -> str:
     if (folder / "chat_template.jinja").is_file():
         text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     elif (folder / "tokenizer_config.json").is_file():
-        stored = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        stored = _object(
+            (folder / "tokenizer_config.json").read_text(encoding="utf-8"), "tokenizer_config.json"
+        )
         text = str(stored.get("chat_template") or "")
     if not text:
         return "none: this model was not made for chat"
-    marks = {"<|im_start|>": "ChatML", "<|start_header_id|>": "Llama 3", "[INST]": "Mistral", "<start_of_turn>": "Gemma",
-             "<|user|>": "Phi / Zephyr"}
+    marks = {
+        "<|im_start|>": "ChatML",
+        "<|start_header_id|>": "Llama 3",
+        "[INST]": "Mistral",
+        "<start_of_turn>": "Gemma",
+        "<|user|>": "Phi / Zephyr",
+    }
     return next((name for mark, name in marks.items() if mark in text), "its own chat template")

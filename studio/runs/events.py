@@ -24,13 +24,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 Event = dict[str, Any]
-Status = Literal["created", "starting", "running", "stopping", "stopped", "finished", "failed", "interrupted"]
+Status = Literal[
+    "created", "starting", "running", "stopping", "stopped", "finished", "failed", "interrupted"
+]
 ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
 
 
 def append(path: Path, event: Event) -> None:
     """Writes one event as one line with a single write, so that readers never see two mixed."""
-    line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False, allow_nan=False) + "\n"
+    line = (
+        json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(fd, line.encode())
@@ -92,26 +97,46 @@ class RunState:
 def fold(state: RunState, events: list[Event]) -> RunState:
     """The state after `events`; pure, so folding in parts gives what folding at once gives."""
     for event in events:
-        known = {k: v for k, v in event.items() if k in RunState.__dataclass_fields__ and k != "status"}
+        known = {
+            k: v for k, v in event.items() if k in RunState.__dataclass_fields__ and k != "status"
+        }
         now = event.get("time")
         state = replace(state, updated=now, started=state.started or now)
         match event["type"]:
             case "stage":
-                status = "running" if state.status == "running" else "starting"
-                state = replace(state, status=status, stage=str(event.get("text", "")),
-                                done=event.get("done"), total=event.get("total"))
+                status: Status = "running" if state.status == "running" else "starting"
+                state = replace(
+                    state,
+                    status=status,
+                    stage=str(event.get("text", "")),
+                    done=event.get("done"),
+                    total=event.get("total"),
+                )
             case "start":
-                state = replace(state, **known, status="running", stage="training", done=None, total=None,
-                                trained_from=now)
+                state = replace(
+                    state,
+                    **known,
+                    status="running",
+                    stage="training",
+                    done=None,
+                    total=None,
+                    trained_from=now,
+                )
             case "log" | "eval":
                 state = replace(state, **known, status="running")
             case "note":
                 state = replace(state, notes=(*state.notes, str(event.get("text", ""))))
             case "end":
                 failed = event.get("status") == "failed"
-                problem = {k: str(event.get(k, "")) for k in ("message", "hint", "stage")} if failed else None
+                problem = (
+                    {k: str(event.get(k, "")) for k in ("message", "hint", "stage")}
+                    if failed
+                    else None
+                )
                 ends = {k: v for k, v in known.items() if k in ("train_loss", "eval_loss", "step")}
-                state = replace(state, **ends, status=event.get("status", "failed"), problem=problem)
+                state = replace(
+                    state, **ends, status=event.get("status", "failed"), problem=problem
+                )
             case _:
                 pass
     return state

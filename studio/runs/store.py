@@ -79,8 +79,10 @@ class Run:
             return state
         stage = state.stage or "starting"
         problem = {
-            "message": "The worker ended without a word: it was killed, ran out of memory, or the machine went down.",
-            "hint": self._last_words() or "Look at the log; a smaller batch or a shorter max_length needs less memory.",
+            "message": "The worker ended without a word: it was killed, ran out of memory, "
+            "or the machine went down.",
+            "hint": self._last_words()
+            or "Look at the log; a smaller batch or a shorter max_length needs less memory.",
             "stage": stage,
         }
         return replace(state, status="interrupted", problem=problem)
@@ -142,8 +144,13 @@ class RunStore:
         if len(found) == 1:
             return found[0]
         if found:
-            raise StudioError(f"{run_id} could be {len(found)} runs.", f"Say which: {', '.join(r.id for r in found)}.")
-        raise StudioError(f"There is no run {run_id or '(no name)'}.", "`python -m studio runs` lists them.")
+            raise StudioError(
+                f"{run_id} could be {len(found)} runs.",
+                f"Say which: {', '.join(r.id for r in found)}.",
+            )
+        raise StudioError(
+            f"There is no run {run_id or '(no name)'}.", "`python -m studio runs` lists them."
+        )
 
     def list(self) -> list[Run]:
         """All runs, newest first."""

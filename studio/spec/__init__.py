@@ -25,7 +25,23 @@ from studio.spec.sections import (
 )
 
 __all__ = [
-    "DEFAULTS", "SECTIONS", "AdapterSection", "DataSection", "EvalSection", "GenerateSection", "Meta",
-    "ModelSection", "RunSpec", "TrainSection", "check", "diff", "dump", "fields", "load", "load_tree",
-    "loads", "parse", "with_overrides",
+    "DEFAULTS",
+    "SECTIONS",
+    "AdapterSection",
+    "DataSection",
+    "EvalSection",
+    "GenerateSection",
+    "Meta",
+    "ModelSection",
+    "RunSpec",
+    "TrainSection",
+    "check",
+    "diff",
+    "dump",
+    "fields",
+    "load",
+    "load_tree",
+    "loads",
+    "parse",
+    "with_overrides",
 ]

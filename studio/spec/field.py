@@ -1,10 +1,11 @@
 """How a field of the spec is declared: default, bounds, help and place on the form, once."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 
 @dataclass(frozen=True)
@@ -50,4 +51,16 @@ def meta_of(info: FieldInfo) -> Meta:
 class Section(BaseModel):
     """One section of the spec: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """Python counts True as 1, and so would pydantic."""
+        if isinstance(value, bool):
+            wanted = cls.model_fields[info.field_name or ""].annotation
+            if {wanted, *get_args(wanted)} & {int, float}:
+                raise PydanticCustomError("truth", "Input should be a number, not true or false")
+        return value

@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -54,16 +55,23 @@ def fields() -> Iterator[tuple[str, str, FieldInfo, Meta]]:
 
 def parse(tree: Mapping[str, Any]) -> RunSpec:
     """The spec of `tree` over the defaults. Raises SpecError with every problem at once."""
+    # YAML reads a key such as `on` or 1 as no text; as text it is an unknown key like others.
+    tree = {str(s): _named(held) for s, held in tree.items()}
     try:
         spec, problems = RunSpec.model_validate(tree), []
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
+        # One a field: a union of types has a finding for each of its members.
+        problems = list({p.field: p for p in map(_problem, error.errors())}.values())
         # The pairs are judged too, with what is wrong at its default.
         spec = RunSpec.model_validate(_without(tree, {p.field for p in problems}))
     problems += check(spec)
     if problems:
         raise SpecError(problems)
     return spec
+
+
+def _named(held: Any) -> Any:
+    return {str(name): value for name, value in held.items()} if isinstance(held, Mapping) else held
 
 
 def _without(tree: Mapping[str, Any], bad: set[str]) -> dict[str, Any]:
@@ -77,26 +85,51 @@ def check(spec: RunSpec) -> list[Problem]:
     problems = []
     train = spec.train
     if train.max_steps == 0:
-        problems.append(Problem("train.max_steps", "0 steps would train nothing.",
-                                "Use -1 to let the epochs decide, or a number above 0."))
+        problems.append(
+            Problem(
+                "train.max_steps",
+                "0 steps would train nothing.",
+                "Use -1 to let the epochs decide, or a number above 0.",
+            )
+        )
     if train.warmup_steps >= 1:
         if train.warmup_steps != int(train.warmup_steps):
-            problems.append(Problem("train.warmup_steps", "is neither a share below 1 nor whole steps.",
-                                    f"Use {int(train.warmup_steps)}, or a share such as 0.03."))
+            problems.append(
+                Problem(
+                    "train.warmup_steps",
+                    "is neither a share below 1 nor whole steps.",
+                    f"Use {int(train.warmup_steps)}, or a share such as 0.03.",
+                )
+            )
         if 0 < train.max_steps <= train.warmup_steps:
-            problems.append(Problem("train.warmup_steps", f"is not shorter than the run of {train.max_steps} steps.",
-                                    "Lower it, or use a share such as 0.03."))
+            problems.append(
+                Problem(
+                    "train.warmup_steps",
+                    f"is not shorter than the run of {train.max_steps} steps.",
+                    "Lower it, or use a share such as 0.03.",
+                )
+            )
     if spec.adapter.use_dora and spec.model.quantization in ("int8", "fp4"):
-        problems.append(Problem("adapter.use_dora", f"DoRA is not trained on {spec.model.quantization} weights.",
-                                "Use nf4 or no quantization, or turn DoRA off."))
+        problems.append(
+            Problem(
+                "adapter.use_dora",
+                f"DoRA is not trained on {spec.model.quantization} weights.",
+                "Use nf4 or no quantization, or turn DoRA off.",
+            )
+        )
     if spec.model.name_or_path.lower().endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
-        problems.append(Problem("model.name_or_path", "is a pickle file, which can run any code when it is opened.",
-                                "Give a folder with safetensors."))
+        problems.append(
+            Problem(
+                "model.name_or_path",
+                "is a pickle file, which can run any code when it is opened.",
+                "Give a folder with safetensors.",
+            )
+        )
     return problems
 
 
 def diff(spec: RunSpec, base: RunSpec = DEFAULTS) -> Tree:
-    """What `spec` says otherwise than `base`: {section: {field: value}}, empty sections left out."""
+    """What `spec` says otherwise than `base`, as {section: {field: value}}."""
     tree: Tree = {}
     for section, name, _info, _meta in fields():
         value = getattr(getattr(spec, section), name)
@@ -116,19 +149,48 @@ def loads(text: str, name: str = "recipe") -> RunSpec:
     return parse(load_tree(text, name))
 
 
+class _Twice(yaml.MarkedYAMLError):
+    """A key that stands twice in one mapping; YAML would let the last one win in silence."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader, and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _Twice(problem=key.value, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# What yaml raises: for text that is no YAML, a date that is none, or brackets without end.
+_REFUSED = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def load_tree(text: str, name: str = "recipe") -> Tree:
     """The YAML's {section: {field: value}}, its keys not judged yet."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = yaml.load(text, _Loader)
+    except _REFUSED as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise StudioError(f"{name} is not valid YAML{where}.",
-                          "Write `section:` and below it, indented, `field: value`.") from None
+        if isinstance(error, _Twice):
+            raise StudioError(
+                f"{name} says {error.problem} twice, again{where}.", "Keep one of them."
+            ) from None
+        raise StudioError(
+            f"{name} is not valid YAML{where}.",
+            "Write `section:` and below it, indented, `field: value`.",
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise StudioError(f"{name} is not a recipe.", "Write `section:` and below it `field: value`.")
+        raise StudioError(
+            f"{name} is not a recipe.", "Write `section:` and below it `field: value`."
+        )
     return tree
 
 
@@ -137,9 +199,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise StudioError(f"There is no recipe {path}.", "Check the path; the bundled ones are in presets/.") from None
+        raise StudioError(
+            f"There is no recipe {path}.", "Check the path; the bundled ones are in presets/."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{path} can't be read: {error}.", "A recipe is a YAML text file.") from None
+        raise StudioError(
+            f"{path} can't be read: {error}.", "A recipe is a YAML text file."
+        ) from None
     return _overridden(load_tree(text, path.name), overrides)
 
 
@@ -150,25 +216,43 @@ def with_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 
 def _overridden(tree: Tree, overrides: Sequence[str]) -> RunSpec:
     problems = [p for p in (_override(tree, text) for text in overrides) if p]
+    try:
+        spec = parse(tree)
+    except SpecError as error:
+        problems += error.problems
     if problems:
         raise SpecError(problems)
-    return parse(tree)
+    return spec
 
 
 def _override(tree: Tree, text: str) -> Problem | None:
     key, equals, value = text.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot or not name:
-        return Problem(key.strip() or "--set", "is not section.field=value.", "Example: --set train.learning_rate=2e-4")
-    try:
-        parsed = yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError:
-        parsed = value
+        return Problem(
+            key.strip() or "--set",
+            "is not section.field=value.",
+            "Example: --set train.learning_rate=2e-4",
+        )
     held = tree.setdefault(section, {})
-    if not isinstance(held, dict):
-        return Problem(section, "is not a section.", f"The sections are {', '.join(SECTIONS)}.")
-    held[name] = parsed
+    if isinstance(held, dict):
+        held[name] = _value(section, name, value.strip())
+    # What is no section is told by parse.
     return None
+
+
+def _value(section: str, name: str, text: str) -> Any:
+    """An override's value: a text field takes what stands there, unless it is quoted or null."""
+    info = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
+    wanted = {info.annotation, *get_args(info.annotation)} if info else set()
+    if not text:
+        return None if NoneType in wanted else ""
+    if str in wanted and text[0] not in "'\"" and text not in ("null", "~"):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except _REFUSED:
+        return text
 
 
 def _problem(error: Any) -> Problem:
@@ -182,9 +266,16 @@ def _problem(error: Any) -> Problem:
         hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
         return Problem(field, "is not a setting.", hint)
     if len(location) == 1:
-        return Problem(field, "is not a section with fields below it.", "Write `field: value` lines below it, indented.")
+        return Problem(
+            field,
+            "is not a section with fields below it.",
+            "Write `field: value` lines below it, indented.",
+        )
     shown = repr(error["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     info = SECTIONS[location[0]].model_fields[location[1]]
-    return Problem(field, f"{shown} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}.",
-                   f"The default is {info.default!r}.")
+    return Problem(
+        field,
+        f"{shown} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}.",
+        f"The default is {info.default!r}.",
+    )

@@ -22,31 +22,50 @@ class ModelSection(Section):
         "SmolLM2-135M-Instruct",
         "A model of the catalogue, a folder with config.json and safetensors, or a Hub id. "
         "Larger models learn more and cost more memory and time.",
-        label="Model", group="Model", basic=True, min_length=1, link=f"{_HF}/hub/models",
+        label="Model",
+        group="Model",
+        basic=True,
+        min_length=1,
+        link=f"{_HF}/hub/models",
     )
     revision: str | None = option(
-        None, "Branch, tag or commit of a Hub model. Name a commit to get the same weights forever.",
-        label="Revision", group="Loading",
+        None,
+        "Branch, tag or commit of a Hub model. Name a commit to get the same weights forever.",
+        label="Revision",
+        group="Loading",
     )
     quantization: Literal["none", "int8", "nf4", "fp4"] = option(
         "none",
         "How the frozen weights are held. nf4 takes a quarter of the memory and costs a little "
         "quality; none is the most exact.",
-        label="Quantization", group="Model", basic=True, widget="radio", link=_BNB,
+        label="Quantization",
+        group="Model",
+        basic=True,
+        widget="radio",
+        link=_BNB,
     )
     bnb_4bit_use_double_quant: bool = option(
-        True, "Quantize the scales of a 4-bit model too: saves 0.4 bits a weight, costs nothing you will see.",
-        label="Double quantization", group="Loading", link=_BNB,
+        True,
+        "Quantize the scales of a 4-bit model too: saves 0.4 bits a weight, costs nothing you "
+        "will see.",
+        label="Double quantization",
+        group="Loading",
+        link=_BNB,
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
         "The numbers that unquantized weights are computed in. auto: bfloat16 where the hardware "
         "has it, else float16 on a GPU and float32 on a CPU.",
-        label="dtype", group="Loading", link=f"{_HF}/transformers/models",
+        label="dtype",
+        group="Loading",
+        link=f"{_HF}/transformers/models",
     )
     attn_implementation: Literal["sdpa", "eager"] = option(
-        "sdpa", "How attention is computed. sdpa is faster; eager is the reference.",
-        label="Attention", group="Loading", link=f"{_HF}/transformers/attention_interface",
+        "sdpa",
+        "How attention is computed. sdpa is faster; eager is the reference.",
+        label="Attention",
+        group="Loading",
+        link=f"{_HF}/transformers/attention_interface",
     )
 
 
@@ -57,38 +76,62 @@ class DataSection(Section):
         "persona",
         "A bundled set, a json, jsonl, csv or parquet file, a folder with such files, or the id of "
         "a data set on the Hub.",
-        label="Data", group="Data", basic=True, min_length=1, link=f"{_HF}/datasets/loading",
+        label="Data",
+        group="Data",
+        basic=True,
+        min_length=1,
+        link=f"{_HF}/datasets/loading",
     )
     name: str | None = option(
-        None, "Configuration of a Hub data set, where it has several.", label="Configuration", group="Source",
+        None,
+        "Configuration of a Hub data set, where it has several.",
+        label="Configuration",
+        group="Source",
     )
     split: str = option(
-        "train", "Split of a Hub data set, or a slice of it such as train[:10%].",
-        label="Split", group="Source", min_length=1, link=f"{_HF}/datasets/loading#slice-splits",
+        "train",
+        "Split of a Hub data set, or a slice of it such as train[:10%].",
+        label="Split",
+        group="Source",
+        min_length=1,
+        link=f"{_HF}/datasets/loading#slice-splits",
     )
     revision: str | None = option(
-        None, "Branch, tag or commit of a Hub data set.", label="Data revision", group="Source",
+        None,
+        "Branch, tag or commit of a Hub data set.",
+        label="Data revision",
+        group="Source",
     )
     max_rows: int | None = option(
-        None, "Use only the first rows. Lower it for a quick try; leave it empty to use all.",
-        label="Use only the first … rows", group="Rows", ge=2,
+        None,
+        "Use only the first rows. Lower it for a quick try; leave it empty to use all.",
+        label="Use only the first … rows",
+        group="Rows",
+        ge=2,
     )
     test_size: float = option(
         0.1,
         "Share of the rows held back for the evaluation loss, chosen with the seed. More rows make "
         "that loss steadier and leave fewer to learn from.",
-        label="Held back for evaluation", group="Rows", ge=0.0, le=0.5,
+        label="Held back for evaluation",
+        group="Rows",
+        ge=0.0,
+        le=0.5,
     )
     system_prompt: str | None = option(
         None,
         "Put before every conversation in place of its own system message. Leave it empty to keep "
         "the rows as they are.",
-        label="System prompt for every row", group="Rows", widget="long",
+        label="System prompt for every row",
+        group="Rows",
+        widget="long",
     )
     train_on: Literal["assistant", "last", "everything"] = option(
         "assistant",
-        "Which tokens are learned: all answers, only the last answer of each row, or the questions too.",
-        label="Learn from", group="Rows",
+        "Which tokens are learned: all answers, only the last answer of each row, or the "
+        "questions too.",
+        label="Learn from",
+        group="Rows",
     )
 
 
@@ -106,35 +149,78 @@ class AdapterSection(Section):
     """The LoRA adapter: the small part that is trained."""
 
     r: int = option(
-        16, "Rank: the size of the adapter. Raise it if the model can't learn the task; lower it if it parrots.",
-        label="LoRA rank (r)", group="LoRA", basic=True, ge=1, le=1024, link=_LORA,
+        16,
+        "Rank: the size of the adapter. Raise it if the model can't learn the task; lower it if "
+        "it parrots.",
+        label="LoRA rank (r)",
+        group="LoRA",
+        basic=True,
+        ge=1,
+        le=1024,
+        link=_LORA,
     )
     lora_alpha: int = option(
-        32, "How strongly the adapter speaks: its output is scaled by alpha / r. Twice r is a common choice.",
-        label="LoRA alpha", group="LoRA", basic=True, ge=1, le=4096, link=_LORA,
+        32,
+        "How strongly the adapter speaks: its output is scaled by alpha / r. Twice r is a common "
+        "choice.",
+        label="LoRA alpha",
+        group="LoRA",
+        basic=True,
+        ge=1,
+        le=4096,
+        link=_LORA,
     )
     lora_dropout: float = option(
-        0.0, "Share of the adapter's inputs dropped while training. Raise it towards 0.1 if evaluation loss rises early.",
-        label="LoRA dropout", group="LoRA details", ge=0.0, le=0.9, link=_LORA,
+        0.0,
+        "Share of the adapter's inputs dropped while training. Raise it towards 0.1 if "
+        "evaluation loss rises early.",
+        label="LoRA dropout",
+        group="LoRA details",
+        ge=0.0,
+        le=0.9,
+        link=_LORA,
     )
     target_modules: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_names)] = option(
         "all-linear",
-        "The layers that get an adapter. all-linear learns best; q_proj and v_proj alone take less memory.",
-        label="Target modules", group="LoRA details", widget="choices",
-        choices=("all-linear", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        link=_LORA, min_length=1,
+        "The layers that get an adapter. all-linear learns best; q_proj and v_proj alone take "
+        "less memory.",
+        label="Target modules",
+        group="LoRA details",
+        widget="choices",
+        choices=(
+            "all-linear",
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ),
+        link=_LORA,
+        min_length=1,
     )
     bias: Literal["none", "all", "lora_only"] = option(
-        "none", "Which bias terms are trained as well. none keeps the base model untouched when the adapter is off.",
-        label="Bias", group="LoRA details", link=_LORA,
+        "none",
+        "Which bias terms are trained as well. none keeps the base model untouched when the "
+        "adapter is off.",
+        label="Bias",
+        group="LoRA details",
+        link=_LORA,
     )
     use_rslora: bool = option(
-        False, "Scale by alpha / sqrt(r): steadier at ranks of 64 and more.",
-        label="rsLoRA", group="LoRA details", link="https://arxiv.org/abs/2312.03732",
+        False,
+        "Scale by alpha / sqrt(r): steadier at ranks of 64 and more.",
+        label="rsLoRA",
+        group="LoRA details",
+        link="https://arxiv.org/abs/2312.03732",
     )
     use_dora: bool = option(
-        False, "Train direction and magnitude apart: often better at low rank, about a third slower.",
-        label="DoRA", group="LoRA details", link="https://arxiv.org/abs/2402.09353",
+        False,
+        "Train direction and magnitude apart: often better at low rank, about a third slower.",
+        label="DoRA",
+        group="LoRA details",
+        link="https://arxiv.org/abs/2402.09353",
     )
 
 
@@ -142,83 +228,190 @@ class TrainSection(Section):
     """How the adapter is trained. Every name is a field of trl's SFTConfig."""
 
     num_train_epochs: float = option(
-        3.0, "How often the model sees every row. More learns the data better and, in the end, by heart.",
-        label="Epochs", group="Training", basic=True, gt=0, le=1000, link=_TRAINER,
+        3.0,
+        "How often the model sees every row. More learns the data better and, in the end, by "
+        "heart.",
+        label="Epochs",
+        group="Training",
+        basic=True,
+        gt=0,
+        le=1000,
+        link=_TRAINER,
     )
     max_steps: int = option(
-        -1, "Stop after this many steps, whatever the epochs say. -1: the epochs decide.",
-        label="Max steps", group="Length", ge=-1, le=10_000_000, link=_TRAINER,
+        -1,
+        "Stop after this many steps, whatever the epochs say. -1: the epochs decide.",
+        label="Max steps",
+        group="Length",
+        ge=-1,
+        le=10_000_000,
+        link=_TRAINER,
     )
     learning_rate: float = option(
-        2e-4, "Size of each step. Lower it if the loss jumps, raise it if the loss hardly moves.",
-        label="Learning rate", group="Training", basic=True, widget="sci", gt=0, le=1, link=_TRAINER,
+        2e-4,
+        "Size of each step. Lower it if the loss jumps, raise it if the loss hardly moves.",
+        label="Learning rate",
+        group="Training",
+        basic=True,
+        widget="sci",
+        gt=0,
+        le=1,
+        link=_TRAINER,
     )
     per_device_train_batch_size: int = option(
-        8, "Rows in one forward pass. Lower it when memory runs out, and raise accumulation by as much.",
-        label="Batch size", group="Training", basic=True, ge=1, le=4096, link=_TRAINER,
+        8,
+        "Rows in one forward pass. Lower it when memory runs out, and raise accumulation by as "
+        "much.",
+        label="Batch size",
+        group="Training",
+        basic=True,
+        ge=1,
+        le=4096,
+        link=_TRAINER,
     )
     gradient_accumulation_steps: int = option(
-        1, "Passes that make up one step: a larger effective batch in the same memory, at more time a step.",
-        label="Gradient accumulation", group="Length", ge=1, le=4096, link=_TRAINER,
+        1,
+        "Passes that make up one step: a larger effective batch in the same memory, at more time "
+        "a step.",
+        label="Gradient accumulation",
+        group="Length",
+        ge=1,
+        le=4096,
+        link=_TRAINER,
     )
     max_length: int = option(
-        1024, "Tokens kept of each row; the rest is cut off. Raise it if the data page shows cut tokens.",
-        label="Max length", group="Training", basic=True, ge=8, le=1_048_576,
+        1024,
+        "Tokens kept of each row; the rest is cut off. Raise it if the data page shows cut tokens.",
+        label="Max length",
+        group="Training",
+        basic=True,
+        ge=8,
+        le=1_048_576,
         link=f"{_HF}/trl/sft_trainer",
     )
+    train_sampling_strategy: Literal["random", "group_by_length"] = option(
+        "random",
+        "The order of the rows. group_by_length puts rows of like length together: less padding, "
+        "a little less chance.",
+        label="Row order",
+        group="Memory and speed",
+        link=_TRAINER,
+    )
     packing: bool = option(
-        False, "Put several short rows into one sequence without letting them see each other: less padding, "
+        False,
+        "Put several short rows into one sequence without letting them see each other: less "
+        "padding, "
         "fewer and fuller steps.",
-        label="Packing", group="Memory and speed", link=f"{_HF}/trl/reducing_memory_usage",
+        label="Packing",
+        group="Memory and speed",
+        link=f"{_HF}/trl/reducing_memory_usage",
     )
     activation_checkpointing: bool = option(
-        False, "Compute activations twice instead of keeping them: about a quarter slower, far less memory.",
-        label="Activation checkpointing", group="Memory and speed", link=_TRAINER,
+        False,
+        "Compute activations twice instead of keeping them: about a quarter slower, far less "
+        "memory.",
+        label="Activation checkpointing",
+        group="Memory and speed",
+        link=_TRAINER,
     )
     optim: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "lion_8bit", "adafactor", "sgd"
     ] = option(
-        "adamw_torch", "The optimizer. The 8-bit ones save memory; adamw_torch is the safe choice.",
-        label="Optimizer", group="Optimizer", link=_TRAINER,
+        "adamw_torch",
+        "The optimizer. The 8-bit ones save memory; adamw_torch is the safe choice.",
+        label="Optimizer",
+        group="Optimizer",
+        link=_TRAINER,
     )
     lr_scheduler_type: Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
         "inverse_sqrt",
     ] = option(
-        "linear", "How the learning rate falls over the run. constant keeps it; cosine falls late.",
-        label="Scheduler", group="Optimizer", link=_TRAINER,
+        "linear",
+        "How the learning rate falls over the run. constant keeps it; cosine falls late.",
+        label="Scheduler",
+        group="Optimizer",
+        link=_TRAINER,
     )
     warmup_steps: float = option(
-        0.03, "Steps over which the learning rate rises from 0; below 1 it is a share of the run. Raise it if "
+        0.03,
+        "Steps over which the learning rate rises from 0; below 1 it is a share of the run. "
+        "Raise it if "
         "the first losses jump.",
-        label="Warmup", group="Optimizer", ge=0, le=1_000_000, link=_TRAINER,
+        label="Warmup",
+        group="Optimizer",
+        ge=0,
+        le=1_000_000,
+        link=_TRAINER,
     )
     weight_decay: float = option(
-        0.0, "Pull of the adapter's weights towards 0. Raise it towards 0.1 against overfitting.",
-        label="Weight decay", group="Optimizer", ge=0, le=1, link=_TRAINER,
+        0.0,
+        "Pull of the adapter's weights towards 0. Raise it towards 0.1 against overfitting.",
+        label="Weight decay",
+        group="Optimizer",
+        ge=0,
+        le=1,
+        link=_TRAINER,
     )
     max_grad_norm: float = option(
-        1.0, "Gradients longer than this are cut to it. Lower it if the loss jumps; 0 turns it off.",
-        label="Max gradient norm", group="Optimizer", ge=0, le=1000, link=_TRAINER,
+        1.0,
+        "Gradients longer than this are cut to it. Lower it if the loss jumps; 0 turns it off.",
+        label="Max gradient norm",
+        group="Optimizer",
+        ge=0,
+        le=1000,
+        link=_TRAINER,
     )
     neftune_noise_alpha: float | None = option(
-        None, "Noise on the embeddings while training; 5 is usual and often makes answers fuller. Empty: off.",
-        label="NEFTune noise", group="Optimizer", ge=0, le=100, link="https://arxiv.org/abs/2310.05914",
+        None,
+        "Noise on the embeddings while training; 5 is usual and often makes answers fuller. "
+        "Empty: off.",
+        label="NEFTune noise",
+        group="Optimizer",
+        ge=0,
+        le=100,
+        link="https://arxiv.org/abs/2310.05914",
     )
     seed: int = option(
-        42, "Decides the order of the rows, the held-back ones and the adapter's start. Same seed, same run.",
-        label="Seed", group="Length", ge=0, le=2**31 - 1, link=_TRAINER,
+        42,
+        "Decides the order of the rows, the held-back ones and the adapter's start. Same seed, "
+        "same run.",
+        label="Seed",
+        group="Length",
+        ge=0,
+        le=2**31 - 1,
+        link=_TRAINER,
     )
     logging_steps: int = option(
-        1, "A point on the chart every so many steps.", label="Log every … steps", group="Saving", ge=1,
-        le=100_000, link=_TRAINER,
+        1,
+        "A point on the chart every so many steps.",
+        label="Log every … steps",
+        group="Saving",
+        ge=1,
+        le=100_000,
+        link=_TRAINER,
     )
     save_steps: int = option(
-        100, "A checkpoint every so many steps: less is lost when the machine fails, more disk is used.",
-        label="Save every … steps", group="Saving", ge=1, le=10_000_000, link=_TRAINER,
+        100,
+        "A checkpoint every so many steps: less is lost when the machine fails, more disk is used.",
+        label="Save every … steps",
+        group="Saving",
+        ge=1,
+        le=10_000_000,
+        link=_TRAINER,
     )
     save_total_limit: int = option(
-        2, "Checkpoints kept; older ones are deleted.", label="Checkpoints kept", group="Saving", ge=1, le=1000,
+        2,
+        "Checkpoints kept; older ones are deleted.",
+        label="Checkpoints kept",
+        group="Saving",
+        ge=1,
+        le=1000,
         link=_TRAINER,
     )
 
@@ -227,16 +420,31 @@ class EvalSection(Section):
     """When the loss on the held-back rows is measured."""
 
     eval_steps: int = option(
-        20, "Measure the evaluation loss every so many steps. More often shows overfitting sooner and takes time.",
-        label="Evaluate every … steps", group="Evaluation", ge=1, le=10_000_000, link=_TRAINER,
+        20,
+        "Measure the evaluation loss every so many steps. More often shows overfitting sooner "
+        "and takes time.",
+        label="Evaluate every … steps",
+        group="Evaluation",
+        ge=1,
+        le=10_000_000,
+        link=_TRAINER,
     )
     eval_on_start: bool = option(
-        True, "Measure it once before the first step, so that the chart begins where the base model stands.",
-        label="Evaluate before the first step", group="Evaluation", link=_TRAINER,
+        True,
+        "Measure it once before the first step, so that the chart begins where the base model "
+        "stands.",
+        label="Evaluate before the first step",
+        group="Evaluation",
+        link=_TRAINER,
     )
     per_device_eval_batch_size: int = option(
-        8, "Rows in one pass of the evaluation. Lower it when memory runs out.",
-        label="Evaluation batch size", group="Evaluation", ge=1, le=4096, link=_TRAINER,
+        8,
+        "Rows in one pass of the evaluation. Lower it when memory runs out.",
+        label="Evaluation batch size",
+        group="Evaluation",
+        ge=1,
+        le=4096,
+        link=_TRAINER,
     )
 
 
@@ -244,42 +452,91 @@ class GenerateSection(Section):
     """How answers are written in the chat."""
 
     system_prompt: str = option(
-        "", "What the model is told before the conversation. Leave it empty for the template's own.",
-        label="System prompt", group="Generation", widget="long",
+        "",
+        "What the model is told before the conversation. Leave it empty for the template's own.",
+        label="System prompt",
+        group="Generation",
+        widget="long",
     )
     max_new_tokens: int = option(
-        128, "The longest answer, in tokens.", label="max_new_tokens", group="Generation",
-        ge=1, le=32_768, link=_GENERATION,
+        128,
+        "The longest answer, in tokens.",
+        label="max_new_tokens",
+        group="Generation",
+        ge=1,
+        le=32_768,
+        link=_GENERATION,
     )
     do_sample: bool = option(
-        False, "Draw each token by chance. Off, the likeliest is taken and the same question gets the same answer.",
-        label="do_sample", group="Generation", link=_GENERATION,
+        False,
+        "Draw each token by chance. Off, the likeliest is taken and the same question gets the "
+        "same answer.",
+        label="do_sample",
+        group="Generation",
+        link=_GENERATION,
     )
     temperature: float = option(
-        0.7, "How daring the draws are: lower is steadier, higher is more varied.",
-        label="temperature", group="Generation", gt=0, le=5, link=_GENERATION,
+        0.7,
+        "How daring the draws are: lower is steadier, higher is more varied.",
+        label="temperature",
+        group="Generation",
+        gt=0,
+        le=5,
+        link=_GENERATION,
     )
     top_p: float = option(
-        0.9, "Draw only among the likeliest tokens that together reach this share. 1 turns it off.",
-        label="top_p", group="Generation", gt=0, le=1, link=_GENERATION,
+        0.9,
+        "Draw only among the likeliest tokens that together reach this share. 1 turns it off.",
+        label="top_p",
+        group="Generation",
+        gt=0,
+        le=1,
+        link=_GENERATION,
     )
     top_k: int = option(
-        50, "Draw only among this many likeliest tokens. 0 turns it off.",
-        label="top_k", group="Generation", ge=0, le=1_000_000, link=_GENERATION,
+        50,
+        "Draw only among this many likeliest tokens. 0 turns it off.",
+        label="top_k",
+        group="Generation",
+        ge=0,
+        le=1_000_000,
+        link=_GENERATION,
     )
     repetition_penalty: float = option(
-        1.0, "Above 1, tokens that were used already become less likely. Raise it towards 1.2 against loops.",
-        label="repetition_penalty", group="Generation", ge=0.5, le=3, link=_GENERATION,
+        1.0,
+        "Above 1, tokens that were used already become less likely. Raise it towards 1.2 against "
+        "loops.",
+        label="repetition_penalty",
+        group="Generation",
+        ge=0.5,
+        le=3,
+        link=_GENERATION,
     )
     num_beams: int = option(
-        1, "Follow several answers at once and keep the likeliest. Above 1 the answer comes whole, not streamed.",
-        label="num_beams", group="Generation", ge=1, le=16, link=_GENERATION,
+        1,
+        "Follow several answers at once and keep the likeliest. Above 1 the answer comes whole, "
+        "not streamed.",
+        label="num_beams",
+        group="Generation",
+        ge=1,
+        le=16,
+        link=_GENERATION,
     )
     length_penalty: float = option(
-        1.0, "With beams: above 0 prefers longer answers, below 0 shorter ones.",
-        label="length_penalty", group="Generation", ge=-10, le=10, link=_GENERATION,
+        1.0,
+        "With beams: above 0 prefers longer answers, below 0 shorter ones.",
+        label="length_penalty",
+        group="Generation",
+        ge=-10,
+        le=10,
+        link=_GENERATION,
     )
     seed: int = option(
-        42, "The dice of do_sample: the same seed draws the same answer.",
-        label="seed", group="Generation", ge=0, le=2**31 - 1, link=_GENERATION,
+        42,
+        "The dice of do_sample: the same seed draws the same answer.",
+        label="seed",
+        group="Generation",
+        ge=0,
+        le=2**31 - 1,
+        link=_GENERATION,
     )

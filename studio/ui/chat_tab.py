@@ -11,7 +11,7 @@ from studio.runs import ENDED, Run, RunStore
 from studio.settings import Settings
 from studio.spec import GenerateSection, RunSpec
 from studio.ui import html
-from studio.ui.context import Context
+from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient
 
 Histories = dict[str, list[dict[str, str]]]
 PAIR, MERGED = "Base and tuned", "Merged, on its own"
@@ -19,25 +19,58 @@ _NAMES = {"base": "Base", "tuned": "Tuned", "merged": "Merged"}
 
 
 class ChatTab:
-    """The tab's components; `app` wires them. The true conversation is kept in `histories`: what a
+    """The tab's components. The true conversation is kept in `histories`: what a
     chatbot hands back has been through its own clean-up."""
 
     def __init__(self, context: Context) -> None:
         with gr.Row(elem_classes="actions"):
-            gr.HTML(html.lead("Talk to it", "The same words to both, so that what was learned shows."), elem_classes="lead")
+            gr.HTML(
+                html.lead("Talk to it", "The same words to both, so that what was learned shows."),
+                elem_classes="lead",
+            )
             self.primary = gr.Button("Take it home", variant="primary", elem_id="next-chat")
         with gr.Row():
-            self.run = gr.Dropdown([], label="Tuned by the run", elem_id="chat-run", scale=3, min_width=220)
-            self.mode = gr.Radio([PAIR, MERGED], value=PAIR, label="Who answers", elem_id="chat-mode", scale=3, min_width=220)
+            self.run = gr.Dropdown(
+                [], label="Tuned by the run", elem_id="chat-run", scale=3, min_width=220
+            )
+            self.mode = gr.Radio(
+                [PAIR, MERGED],
+                value=PAIR,
+                label="Who answers",
+                elem_id="chat-mode",
+                scale=3,
+                min_width=220,
+            )
         self.message = gr.HTML(elem_id="chat-message")
         with gr.Row():
-            look: dict[str, Any] = {"height": 420, "buttons": ["copy"], "layout": "bubble", "min_width": 280}
-            self.left = gr.Chatbot(label="Base", elem_id="chat-base", placeholder="The model as it was.", **look)
-            self.right = gr.Chatbot(label="Tuned", elem_id="chat-tuned", placeholder="The model as you taught it.", **look)
+            look: dict[str, Any] = {
+                "height": 420,
+                "buttons": ["copy"],
+                "layout": "bubble",
+                "min_width": 280,
+            }
+            self.left = gr.Chatbot(
+                label="Base", elem_id="chat-base", placeholder="The model as it was.", **look
+            )
+            self.right = gr.Chatbot(
+                label="Tuned",
+                elem_id="chat-tuned",
+                placeholder="The model as you taught it.",
+                **look,
+            )
         with gr.Row():
-            self.text = gr.Textbox(placeholder="Ask both, for example: who are you?", show_label=False, max_lines=6,
-                                   elem_id="chat-text", scale=8, min_width=200, container=False)
-            self.send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=1, min_width=90)
+            self.text = gr.Textbox(
+                placeholder="Ask both, for example: who are you?",
+                show_label=False,
+                max_lines=6,
+                elem_id="chat-text",
+                scale=8,
+                min_width=200,
+                container=False,
+            )
+            self.send = gr.Button(
+                "Send", variant="primary", elem_id="chat-send", scale=1, min_width=90
+            )
         with gr.Row():
             self.stop = gr.Button("Stop", elem_id="chat-stop", size="sm", min_width=90)
             self.again = gr.Button("Regenerate", elem_id="chat-again", size="sm", min_width=90)
@@ -45,16 +78,103 @@ class ChatTab:
         context.form.advanced("generate")
         self.histories = gr.BrowserState({}, storage_key="atelier-chat", secret="atelier")
 
-    def sides(self, mode: str, run_id: str | None) -> tuple[str, ...]:
-        """Who answers."""
-        if mode == MERGED:
-            return ("merged",)
-        return ("base", "tuned") if run_id else ("base",)
+    def wire(self, context: Context) -> None:
+        """Sending, stopping, asking again, clearing; a reload brings the conversation back."""
+        spoken = gr.State({})
+        inputs = context.fields | {self.text, self.mode, self.run, spoken}
+        outputs = [self.left, self.right, self.message, self.text, spoken]
+        stream: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
+        triggers = [self.send.click, self.text.submit]
+        sent = gr.on(triggers, self._say(context, spoken), inputs, outputs, **stream)
+        repeat = self._say(context, spoken, again=True)
+        again = self.again.click(repeat, inputs, outputs, cancels=[sent], **stream)
+        stop = self.stop.click(lambda: "", None, self.message, cancels=[sent, again], **QUIET)
+        for event in (sent, again, stop):
+            event.then(lambda kept: kept, spoken, self.histories, **QUIET)
+        view = [self.left, self.right]
+        emptied = [*view, self.message, spoken, self.histories]
+        nothing: tuple[Any, ...] = ([], [], "", {}, {})
+        self.clear.click(lambda: nothing, None, emptied, cancels=[sent, again], **QUIET)
+        self.mode.change(_show, [spoken, self.mode], view, **QUIET)
+
+        def opening(chosen: str, looked: str) -> Updates:
+            update, value = choose(context.store, chosen, looked)
+            return {self.run: update, self.message: _greeting(context.store, value)}
+
+        opened = context.tab["Chat"].select
+        ready = opened(opening, [self.run, context.run], [self.run, self.message], **QUIET)
+        kept = [self.histories, self.mode]
+        ready.then(lambda said, mode: (said, *_show(said, mode)), kept, [spoken, *view], **QUIET)
+
+    def _say(self, context: Context, spoken: gr.State, *, again: bool = False) -> Any:
+        """The handler that asks; `again` asks the last question once more."""
+
+        def say(values: Values) -> Iterator[Updates]:
+            mode, run_id = values[self.mode], values[self.run] or None
+            kept = {side: list(turns) for side, turns in (values[spoken] or {}).items()}
+            sides = answering(mode, run_id)
+            text = forget_answer(kept, sides) if again else (values[self.text] or "").strip()
+            tree = context.form.tree(values)
+            try:
+                if not text:
+                    raise StudioError("There is no question yet.", "Write one below.")
+                generate = generation(tree)
+            except StudioError as error:
+                yield {self.message: html.problem(error)}
+                return
+            settings, base = context.settings, lenient(tree)
+            asked = answer(context.store, settings, run_id, base, text, sides, kept, generate)
+            for grown, words in asked:
+                left, right = shown(grown, mode)
+                # What was typed stays in the box when it could not be sent.
+                typed = gr.skip() if again else (text if "problem" in words else "")
+                yield {
+                    self.left: gr.Chatbot(**left),
+                    self.right: gr.Chatbot(**right),
+                    self.message: words,
+                    spoken: grown,
+                    self.text: typed,
+                }
+
+        return say
+
+
+def answering(mode: str, run_id: str | None) -> tuple[str, ...]:
+    """Who answers."""
+    if mode == MERGED:
+        return ("merged",)
+    return ("base", "tuned") if run_id else ("base",)
+
+
+def choose(store: RunStore, chosen: str | None, looked: str) -> tuple[gr.Dropdown, str]:
+    """The runs to pick from: the one looked at comes first, then the one chosen before, then the
+    newest. Returns the dropdown's update and its value."""
+    ids = [run.id for run in tuned_runs(store)]
+    value = next((r for r in (looked, chosen) if r in ids), ids[0] if ids else "") or ""
+    return gr.Dropdown(ids, value=value or None), value
+
+
+def _greeting(store: RunStore, run_id: str) -> str:
+    if store.active() is not None:
+        words = "A run is going and needs this machine's memory; the chat is back when it ends"
+        return html.wait(words)
+    if not run_id:
+        return "<p class='soft'>There is no tuned model yet: only the base answers.</p>"
+    return ""
+
+
+def _show(kept: Histories, mode: str) -> tuple[gr.Chatbot, gr.Chatbot]:
+    left, right = shown(kept or {}, mode)
+    return gr.Chatbot(**left), gr.Chatbot(**right)
 
 
 def tuned_runs(store: RunStore) -> list[Run]:
     """Runs that have something to talk to, newest first."""
-    return [r for r in store.list() if (r.adapter / "adapter_config.json").is_file() and store.state(r).status in ENDED]
+    return [
+        r
+        for r in store.list()
+        if (r.adapter / "adapter_config.json").is_file() and store.state(r).status in ENDED
+    ]
 
 
 def said(histories: Histories, side: str) -> list[dict[str, str]]:
@@ -66,7 +186,10 @@ def shown(histories: Histories, mode: str) -> tuple[dict[str, Any], dict[str, An
     """What the left and the right chatbot show: (left, right) as keyword arguments."""
     if mode == MERGED:
         return {"visible": False}, {"label": "Merged", "value": said(histories, "merged")}
-    return ({"visible": True, "value": said(histories, "base")}, {"label": "Tuned", "value": said(histories, "tuned")})
+    return (
+        {"visible": True, "value": said(histories, "base")},
+        {"label": "Tuned", "value": said(histories, "tuned")},
+    )
 
 
 def forget_answer(histories: Histories, sides: tuple[str, ...]) -> str:
@@ -82,10 +205,16 @@ def forget_answer(histories: Histories, sides: tuple[str, ...]) -> str:
 
 
 def answer(
-    store: RunStore, settings: Settings, run_id: str | None, base: RunSpec, text: str, sides: tuple[str, ...],
-    histories: Histories, generate: GenerateSection,
+    store: RunStore,
+    settings: Settings,
+    run_id: str | None,
+    base: RunSpec,
+    text: str,
+    sides: tuple[str, ...],
+    histories: Histories,
+    generate: GenerateSection,
 ) -> Iterator[tuple[Histories, str]]:
-    """Asks all sides; yields the conversations as they grow, with a line of HTML about what goes on.
+    """Asks all sides; yields the conversations as they grow, and HTML about what goes on.
 
     An error leaves the conversations as they were and comes as the line.
     """
@@ -98,7 +227,11 @@ def answer(
         asked = {}
         for side in sides:
             turns = [*grown.get(side, []), {"role": "user", "content": text}]
-            system = [{"role": "system", "content": generate.system_prompt}] if generate.system_prompt else []
+            system = (
+                [{"role": "system", "content": generate.system_prompt}]
+                if generate.system_prompt
+                else []
+            )
             asked[side] = [*system, *turns]
             grown[side] = [*turns, {"role": "assistant", "content": ""}]
         yield grown, html.wait("thinking")

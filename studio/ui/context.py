@@ -1,18 +1,27 @@
 """What every tab is handed: where things are, the form, the runs, and the page's shared parts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from studio import plan, spec
+from studio import spec
+from studio.errors import SpecError
 from studio.runs import RunStore
 from studio.settings import Settings
 from studio.spec import RunSpec
-from studio.ui.form import Form
+from studio.ui.form import Form, Tree
 
 STATIC = Path(__file__).parent / "static"
 MAIN = "persona"
+
+Values = Mapping[Any, Any]
+Updates = dict[Any, Any]
+STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# Past the queue: what answers at once needs no place in a line, and a reload cuts no stream.
+QUIET: dict[str, Any] = {**STREAM, "queue": False}
 
 
 @dataclass(frozen=True)
@@ -26,27 +35,38 @@ class Recipe:
 
 @dataclass
 class Context:
-    """Made once in `app.build`. `run` holds the id of the run that Chat and Export speak of."""
+    """Made once in `app.build`. `recipe` holds the name of the recipe in hand, `run` the id of the
+    run that is looked at; `opened` the name of
+    the tab in front; `tab` has the tabs by name."""
 
     settings: Settings
     store: RunStore
     form: Form
     recipe: gr.State
-    tabs: gr.Tabs
     run: gr.State
+    tabs: gr.Tabs
+    chosen: gr.HTML
+    marks: gr.HTML
+    opened: gr.State
+    tab: dict[str, gr.Tab] = field(default_factory=dict)
 
-    def recipes(self) -> dict[str, Recipe]:
-        """Bundled recipes and the person's own, by name; an own one hides a bundled one."""
-        return recipes(self.settings)
+    @property
+    def fields(self) -> set[Any]:
+        """Every component of the form: the inputs of a handler that reads the spec."""
+        return set(self.form.components.values())
 
     def base(self, name: str) -> RunSpec:
         """The recipe in hand, which "changed" is judged against."""
-        found = self.recipes().get(name)
+        found = recipes(self.settings).get(name)
         return spec.load(found.path) if found else spec.DEFAULTS
+
+    def newest(self) -> str:
+        """The id of the newest run, or nothing."""
+        return next((run.id for run in self.store.list()), "")
 
 
 def recipes(settings: Settings) -> dict[str, Recipe]:
-    """All recipes that can be loaded, the main one first."""
+    """Bundled recipes and the person's own by name, the main one first."""
     found = {}
     for folder in (settings.presets, settings.recipes):
         for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
@@ -57,8 +77,16 @@ def recipes(settings: Settings) -> dict[str, Recipe]:
 
 
 def script(name: str) -> str:
-    """A JavaScript file of the page."""
+    """A file of `static/`: the page's JavaScript and templates."""
     return (STATIC / name).read_text(encoding="utf-8")
 
 
-__all__ = ["MAIN", "STATIC", "Context", "Recipe", "plan", "recipes", "script"]
+def lenient(tree: Tree) -> RunSpec:
+    """The spec with every wrong field at its default, for the parts of the page that can still say
+    something while another field is being mended."""
+    try:
+        return spec.parse(tree)
+    except SpecError as error:
+        bad = {p.field for p in error.problems}
+        kept = {s: {n: v for n, v in h.items() if f"{s}.{n}" not in bad} for s, h in tree.items()}
+        return spec.parse(kept)

@@ -16,45 +16,121 @@ from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import html
-from studio.ui.context import Context
+from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient
+from studio.ui.form import Tree
 
 _SHOWN = 100
+# What a row looks like depends on these fields alone.
+_SEEN = ("data.", "train.max_length", "model.name_or_path", "model.revision")
 
 
 def choices(settings: Settings) -> list[tuple[str, str]]:
-    """Data to pick from: the bundled sets, then what was uploaded and what lies in the workspace."""
+    """Data to pick from: the bundled sets, what was uploaded, what lies in the workspace."""
     found = [(f"{name} (bundled)", name) for name in BUNDLED]
     uploads = settings.uploads.iterdir() if settings.uploads.is_dir() else ()
-    found += [(f"{p.name} (uploaded)", str(p)) for p in sorted(uploads) if p.suffix.lower() in SUFFIXES]
+    found += [
+        (f"{p.name} (uploaded)", str(p)) for p in sorted(uploads) if p.suffix.lower() in SUFFIXES
+    ]
     local = (p for s in SUFFIXES for p in sorted(settings.workspace.glob(f"*{s}")))
     return found + [(p.name, p.name) for p in local if not p.name.startswith("package")]
 
 
 class DataTab:
-    """The tab's components; `app` wires them."""
+    """The tab's components."""
 
     def __init__(self, context: Context) -> None:
         with gr.Row(elem_classes="actions"):
-            gr.HTML(html.lead("Look at your data", "Every row as the model will see it: what you see here is what is trained."),
-                    elem_classes="lead")
+            gr.HTML(
+                html.lead(
+                    "Look at your data",
+                    "Every row as the model will see it: what you see here is what is trained.",
+                ),
+                elem_classes="lead",
+            )
             self.start = gr.Button("Start with these settings", elem_id="start-data")
             self.primary = gr.Button("Set up the training", variant="primary", elem_id="next-data")
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 self.path = context.form.make("data.path", choices=choices(context.settings))
-                self.upload = gr.UploadButton(f"Upload a file ({', '.join(SUFFIXES)})", file_types=list(SUFFIXES),
-                                              elem_id="data-upload")
+                self.upload = gr.UploadButton(
+                    f"Upload a file ({', '.join(SUFFIXES)})",
+                    file_types=list(SUFFIXES),
+                    elem_id="data-upload",
+                )
                 self.about = gr.HTML(elem_id="data-about")
-                self.table = gr.Dataframe(headers=["row", "question", "answer"], column_widths=["52px", "45%", "45%"],
-                                          interactive=False, max_height=380, elem_id="data-table", show_label=False,
-                                          buttons=[], wrap=False)
+                self.table = gr.Dataframe(
+                    headers=["row", "question", "answer"],
+                    column_widths=["52px", "45%", "45%"],
+                    interactive=False,
+                    max_height=380,
+                    elem_id="data-table",
+                    show_label=False,
+                    buttons=[],
+                    wrap=False,
+                )
                 context.form.advanced("data")
             with gr.Column(scale=5, min_width=320):
                 with gr.Row(elem_classes="row-picker"):
                     self.back = gr.Button("← Previous", elem_id="row-previous", min_width=90)
-                    self.row = gr.Number(1, label="Row", precision=0, minimum=1, elem_id="row-number", min_width=90, scale=1)
+                    self.row = gr.Number(
+                        1,
+                        label="Row",
+                        precision=0,
+                        minimum=1,
+                        elem_id="row-number",
+                        min_width=90,
+                        scale=1,
+                    )
                     self.forth = gr.Button("Next →", elem_id="row-next", min_width=90)
                 self.seen = gr.HTML(elem_id="row-seen")
+
+    def wire(self, context: Context) -> None:
+        """Shows the rows when the tab opens and whenever what they look like changes."""
+        settings, form = context.settings, context.form
+
+        def look(values: Values) -> Updates:
+            words, table = overview(settings, lenient(form.tree(values)))
+            return {self.about: words, self.table: table}
+
+        def see(values: Values) -> Iterator[str]:
+            number = max(1, int(values[self.row] or 1))
+            yield from seen(settings, lenient(form.tree(values)), number)
+
+        def upload(path: str) -> Updates:
+            try:
+                kept = take_upload(settings, path)
+            except OSError as error:
+                refusal = StudioError(
+                    f"The file can't be kept: {error.strerror}.", "Free some disk."
+                )
+                return {self.about: html.problem(refusal)}
+            return {self.path: gr.Dropdown(choices(settings), value=kept)}
+
+        def look_again(values: Values) -> Any:
+            return look(values) if values[context.opened] == "Data" else gr.skip()
+
+        def see_again(values: Values) -> Iterator[Any]:
+            # Nobody looks: then the model's process stays away, and its memory with it.
+            yield from see(values) if values[context.opened] == "Data" else (gr.skip(),)
+
+        opened = context.tab["Data"].select
+        looked = [c.change for k, c in form.components.items() if k.startswith(_SEEN)]
+        last: dict[str, Any] = {"trigger_mode": "always_last"}
+        inputs = context.fields | {self.row, context.opened}
+        overview_parts = [self.about, self.table]
+        opened(look, inputs, overview_parts, **QUIET)
+        gr.on(looked, look_again, inputs, overview_parts, **last, **QUIET)
+        stream: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
+        opened(see, inputs, self.seen, **stream)
+        gr.on([self.row.change, *looked], see_again, inputs, self.seen, **last, **stream)
+        self.back.click(lambda n: max(1, int(n or 1) - 1), self.row, self.row, **QUIET)
+        self.forth.click(lambda n: int(n or 0) + 1, self.row, self.row, **QUIET)
+        self.table.select(_row_of, None, self.row, **QUIET)
+        self.upload.upload(upload, self.upload, [self.path, self.about], **QUIET)
+
+
+def _row_of(event: gr.SelectData) -> int:
+    return int(event.index[0]) + 1
 
 
 def take_upload(settings: Settings, path: str) -> str:
@@ -73,15 +149,20 @@ def overview(settings: Settings, spec: RunSpec) -> tuple[str, list[list[Any]]]:
     try:
         path = _local(settings, spec)
         if path is None:
-            return f"<p class='soft'>{escape(spec.data.path)} is a data set of the Hub. Its rows are fetched to look at one.</p>", []
-        rows: Rows = list(islice(iterate(path), min(_SHOWN, spec.data.max_rows or _SHOWN)))
-        layout = detect(rows)
+            return (
+                f"<p class='soft'>{escape(spec.data.path)} is a data set of the Hub. Its rows "
+                "are fetched to look at one.</p>",
+                [],
+            )
+        listed: Rows = list(islice(iterate(path), min(_SHOWN, spec.data.max_rows or _SHOWN)))
+        layout = detect(listed)
         total = count(settings, spec)
     except StudioError as error:
         return html.problem(error), []
-    more = f" The first {_SHOWN} are listed." if total > len(rows) else ""
-    words = f"<p class='soft'><b>{total:,} rows</b>, layout <b>{escape(layout.name)}</b>: {escape(layout.reason)}.{more}</p>"
-    return words, [[n, *_cells(row, layout, spec)] for n, row in enumerate(rows, 1)]
+    more = f" The first {_SHOWN} are listed." if total > len(listed) else ""
+    found = f"layout <b>{escape(layout.name)}</b>: {escape(layout.reason)}"
+    words = f"<p class='soft'><b>{total:,} rows</b>, {found}.{more}</p>"
+    return words, [[n, *_cells(row, layout, spec)] for n, row in enumerate(listed, 1)]
 
 
 def _local(settings: Settings, spec: RunSpec) -> Path | None:
@@ -93,6 +174,14 @@ def count(settings: Settings, spec: RunSpec) -> int:
     """How many rows the local data holds, within max_rows."""
     path = _local(settings, spec)
     return 0 if path is None else sum(1 for _ in islice(iterate(path), spec.data.max_rows))
+
+
+def rows(settings: Settings, tree: Tree) -> int:
+    """`count` for a form that may hold errors; 0 where the rows can't be counted."""
+    try:
+        return count(settings, lenient(tree))
+    except StudioError:
+        return 0
 
 
 def _cells(row: dict[str, Any], layout: Layout, spec: RunSpec) -> tuple[str, str]:
@@ -112,18 +201,20 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
     try:
         path = _local(settings, spec)
         if path is not None:
-            rows = list(islice(iterate(path), number - 1, number))
-            if not rows:
+            found = list(islice(iterate(path), number - 1, number))
+            if not found:
                 yield html.card("Row", f"<p class='soft'>There is no row {number}.</p>")
                 return
             try:
-                messages = to_messages(rows[0], detect(rows), spec.data.system_prompt)
+                messages = to_messages(found[0], detect(found), spec.data.system_prompt)
                 chat = html.card(f"Row {number} as a chat", html.bubbles(messages))
             except StudioError as error:
                 chat = html.card(f"Row {number}", html.problem(error))
         for reply in jobs.preview(settings, spec, number - 1, 1):
             if not reply.get("done"):
-                yield chat + html.card("As the model sees it", html.wait(str(reply.get("stage", ""))))
+                yield chat + html.card(
+                    "As the model sees it", html.wait(str(reply.get("stage", "")))
+                )
             else:
                 yield _rendered(reply, number)
     except StudioError as error:
@@ -132,13 +223,25 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
 
 def _rendered(reply: dict[str, Any], number: int) -> str:
     if not reply["rows"]:
-        return html.card("Row", f"<p class='soft'>There is no row {number}; the data has {reply['total']}.</p>")
+        return html.card(
+            "Row", f"<p class='soft'>There is no row {number}; the data has {reply['total']}.</p>"
+        )
     row = reply["rows"][0]
-    chat = html.card(f"Row {number} of {reply['total']:,} as a chat", html.bubbles(row["messages"])) if row["messages"] else ""
+    chat = (
+        html.card(f"Row {number} of {reply['total']:,} as a chat", html.bubbles(row["messages"]))
+        if row["messages"]
+        else ""
+    )
     if row["problem"]:
-        return chat + html.card(f"Row {number}", html.problem(StudioError(row["problem"], "Such a row would stop the run.")))
-    return (chat + html.card("Its tokens, coloured by what is learned", html.tokens(row))
-            + html.card("The exact text", html.exact(row["text"])))
+        return chat + html.card(
+            f"Row {number}",
+            html.problem(StudioError(row["problem"], "Such a row would stop the run.")),
+        )
+    return (
+        chat
+        + html.card("Its tokens, coloured by what is learned", html.tokens(row))
+        + html.card("The exact text", html.exact(row["text"]))
+    )
 
 
 def mean_characters(settings: Settings, spec: RunSpec, sample: int) -> float:
@@ -146,7 +249,9 @@ def mean_characters(settings: Settings, spec: RunSpec, sample: int) -> float:
     path = _local(settings, spec)
     if path is None:
         return 0.0
-    lengths = [_characters(row) for row in islice(iterate(path), min(sample, spec.data.max_rows or sample))]
+    lengths = [
+        _characters(row) for row in islice(iterate(path), min(sample, spec.data.max_rows or sample))
+    ]
     return sum(lengths) / max(1, len(lengths))
 
 

@@ -16,7 +16,12 @@ from studio.spec import DEFAULTS, Meta, RunSpec, fields, parse
 
 Tree = dict[str, dict[str, Any]]
 _CHOICE_LABELS = {
-    "quantization": {"none": "none", "int8": "int8 (8 bits)", "nf4": "nf4 (4 bits)", "fp4": "fp4 (4 bits)"},
+    "quantization": {
+        "none": "none",
+        "int8": "int8 (8 bits)",
+        "nf4": "nf4 (4 bits)",
+        "fp4": "fp4 (4 bits)",
+    },
 }
 
 
@@ -26,14 +31,18 @@ class Form:
 
     def __init__(self, start: RunSpec) -> None:
         self.start = start
-        self.components: dict[str, Component] = {}
+        self.components: dict[str, Any] = {}
         self._fields = {f"{s}.{n}": (info, meta) for s, n, info, meta in fields()}
 
     def basic(self, section: str, *, group: str | None = None, **overrides: Any) -> list[Component]:
         """The section's fields that everybody sees, made where this is called."""
         made = []
         for key, (info, meta) in self._fields.items():
-            if key.startswith(section + ".") and meta.basic and (group is None or meta.group == group):
+            if (
+                key.startswith(section + ".")
+                and meta.basic
+                and (group is None or meta.group == group)
+            ):
                 made.append(self.make(key, info, meta, **overrides))
         return made
 
@@ -47,18 +56,31 @@ class Form:
         gr.HTML("<div class='group-head'>Advanced</div>")
         for group, keys in groups.items():
             slug = group.lower().replace(" ", "-")
-            with gr.Accordion(group, open=False, elem_id=f"group-{keys[0].split('.')[0]}-{slug}", elem_classes="advanced"):
+            with gr.Accordion(
+                group,
+                open=False,
+                elem_id=f"group-{keys[0].split('.')[0]}-{slug}",
+                elem_classes="advanced",
+            ):
                 for key in keys:
                     self.make(key, *self._fields[key])
 
-    def make(self, key: str, info: FieldInfo | None = None, meta: Meta | None = None, **overrides: Any) -> Component:
+    def make(
+        self, key: str, info: FieldInfo | None = None, meta: Meta | None = None, **overrides: Any
+    ) -> Component:
         """The component of one field. `overrides` go to the component as they are."""
         if info is None or meta is None:
             info, meta = self._fields[key]
         section, name = key.split(".")
         value = to_widget(getattr(getattr(self.start, section), name), meta)
-        common: dict[str, Any] = {"label": meta.label, "info": info.description, "value": value,
-                                  "elem_id": field_id(key), "elem_classes": "field", "interactive": True}
+        common: dict[str, Any] = {
+            "label": meta.label,
+            "info": info.description,
+            "value": value,
+            "elem_id": field_id(key),
+            "elem_classes": "field",
+            "interactive": True,
+        }
         component = _component(name, info, meta, {**common, **overrides})
         self.components[key] = component
         return component
@@ -68,7 +90,9 @@ class Form:
         tree: Tree = {}
         for key, component in self.components.items():
             section, name = key.split(".")
-            tree.setdefault(section, {})[name] = from_widget(values[component], self._fields[key][0])
+            tree.setdefault(section, {})[name] = from_widget(
+                values[component], self._fields[key][0]
+            )
         return tree
 
     def spec(self, values: Mapping[Component, Any]) -> RunSpec:
@@ -81,7 +105,9 @@ class Form:
         for key, component in self.components.items():
             section, name = key.split(".")
             default = getattr(getattr(DEFAULTS, section), name)
-            updates[component] = to_widget(tree.get(section, {}).get(name, default), self._fields[key][1])
+            updates[component] = to_widget(
+                tree.get(section, {}).get(name, default), self._fields[key][1]
+            )
         return updates
 
     def reset(self, key: str, base: RunSpec) -> dict[Component, Any]:
@@ -167,7 +193,11 @@ def _same(value: Any, original: Any) -> bool:
 def _kind(info: FieldInfo) -> Any:
     """The field's type without Optional."""
     arguments = [a for a in get_args(info.annotation) if a is not type(None)]
-    return arguments[0] if type(None) in get_args(info.annotation) and len(arguments) == 1 else info.annotation
+    return (
+        arguments[0]
+        if type(None) in get_args(info.annotation) and len(arguments) == 1
+        else info.annotation
+    )
 
 
 def _literals(info: FieldInfo) -> list[str] | None:
@@ -190,7 +220,11 @@ def _component(name: str, info: FieldInfo, meta: Meta, common: dict[str, Any]) -
     if choices is not None:
         labels = _CHOICE_LABELS.get(name, {})
         pairs = common.pop("choices", None) or [(labels.get(c, c), c) for c in choices]
-        return gr.Radio(pairs, **common) if meta.widget == "radio" else gr.Dropdown(pairs, filterable=False, **common)
+        return (
+            gr.Radio(pairs, **common)
+            if meta.widget == "radio"
+            else gr.Dropdown(pairs, filterable=False, **common)
+        )
     if meta.widget == "choices":
         return gr.Dropdown(list(meta.choices), multiselect=True, allow_custom_value=True, **common)
     if "choices" in common:
@@ -204,11 +238,14 @@ def _component(name: str, info: FieldInfo, meta: Meta, common: dict[str, Any]) -
     # all problems at once, each beside its field.
     if kind in (int, float):
         return gr.Number(precision=None, step=_step(kind, info), **common)
-    return gr.Textbox(lines=2 if meta.widget == "long" else 1, max_lines=6 if meta.widget == "long" else 1, **common)
+    return gr.Textbox(
+        lines=2 if meta.widget == "long" else 1,
+        max_lines=6 if meta.widget == "long" else 1,
+        **common,
+    )
 
 
 def _step(kind: type, info: FieldInfo) -> float:
     if kind is int:
         return 1
     return 0.05 if _bounds(info).get("maximum", 2) <= 1 else 0.1
-

@@ -17,7 +17,7 @@ from studio.ui.form import Tree, show
 _SPARK_BYTES = 8000
 _TEMPLATE = """
 <div class="bar"><span class="word">Atelier</span><span class="chip" data-part="machine"></span>
-<button type="button" class="push" data-part="run" hidden></button>
+<span class="push"></span><button type="button" data-part="run" hidden></button>
 <button type="button" data-part="theme" aria-label="Light or dark">Dark</button></div>
 """
 
@@ -29,7 +29,12 @@ def bar(store: RunStore) -> gr.HTML:
     def pulse(_request: Any) -> dict[str, Any]:
         return beat(store)
 
-    return gr.HTML(html_template=_TEMPLATE, js_on_load=script("bar.js"), server_functions=[pulse], elem_id="bar")
+    return gr.HTML(
+        html_template=_TEMPLATE,
+        js_on_load=script("bar.js"),
+        server_functions=[pulse],
+        elem_id="bar",
+    )
 
 
 def beat(store: RunStore) -> dict[str, Any]:
@@ -37,7 +42,11 @@ def beat(store: RunStore) -> dict[str, Any]:
     active = store.active()
     newest = next(iter(store.list()), None)
     latest = [newest.id, store.state(newest).status] if newest else []
-    return {"machine": machine().words, "run": _active(store, active) if active else None, "latest": latest}
+    return {
+        "machine": machine().words,
+        "run": _active(store, active) if active else None,
+        "latest": latest,
+    }
 
 
 def _active(store: RunStore, run: Run) -> dict[str, Any]:
@@ -45,22 +54,35 @@ def _active(store: RunStore, run: Run) -> dict[str, Any]:
     size = run.events.stat().st_size if run.events.exists() else 0
     recent, _ = logs.tail(run.events, max(0, size - _SPARK_BYTES))
     losses = [e["loss"] for e in recent if e["type"] == "log" and e.get("loss") is not None]
-    return {"id": run.id, "stage": words(state), "step": state.step, "max_steps": state.max_steps, "losses": losses[-40:]}
+    return {
+        "id": run.id,
+        "stage": words(state),
+        "step": state.step,
+        "max_steps": state.max_steps,
+        "losses": losses[-40:],
+    }
 
 
 def chosen(store: RunStore, tree: Tree, recipe: str, rows: int) -> str:
     """HTML: what is chosen and what the next step is."""
     model, data, train, adapter = (tree.get(s, {}) for s in ("model", "data", "train", "adapter"))
     quantization = model.get("quantization", "none")
-    length = f"{show(train.get('max_steps'))} steps" if (train.get("max_steps") or -1) > 0 else \
-        f"{show(train.get('num_train_epochs'))} epochs"
+    quantized = "" if quantization == "none" else f" in {quantization}"
+    path = str(data.get("path", "")).rsplit("/", 1)[-1]
+    length = (
+        f"{show(train.get('max_steps'))} steps"
+        if (train.get("max_steps") or -1) > 0
+        else f"{show(train.get('num_train_epochs'))} epochs"
+    )
     parts = [
         f"<span>recipe <b>{escape(recipe)}</b></span>",
-        f"<span><b>{escape(str(model.get('name_or_path', '')))}</b>{'' if quantization == 'none' else ' in ' + escape(quantization)}</span>",
-        f"<span>data <b>{escape(str(data.get('path', '')).rsplit('/', 1)[-1])}</b>{f', {rows:,} rows' if rows else ''}</span>",
-        f"<span>LoRA <b>r {escape(show(adapter.get('r')))}</b>, {escape(length)} at {escape(show(train.get('learning_rate')))}</span>",
+        f"<span><b>{escape(str(model.get('name_or_path', '')))}</b>{escape(quantized)}</span>",
+        f"<span>data <b>{escape(path)}</b>{f', {rows:,} rows' if rows else ''}</span>",
+        f"<span>LoRA <b>r {escape(show(adapter.get('r')))}</b>, {escape(length)} at "
+        f"{escape(show(train.get('learning_rate')))}</span>",
     ]
-    return f"<div class='chosen'>{'<span class=arrow>→</span>'.join(parts)}<span class='next'>{_next(store, tree)}</span></div>"
+    line = "<span class=arrow>→</span>".join(parts)
+    return f"<div class='chosen'>{line}<span class='next'>{_next(store, tree)}</span></div>"
 
 
 def _next(store: RunStore, tree: Tree) -> str:
@@ -70,7 +92,8 @@ def _next(store: RunStore, tree: Tree) -> str:
         specs.parse(tree)
     except SpecError as error:
         count = len(error.problems)
-        return f"<span class='bad'>Next: mend <b>{count} setting{'s' if count > 1 else ''}</b> under Tune.</span>"
+        settings = f"{count} setting{'s' if count > 1 else ''}"
+        return f"<span class='bad'>Next: mend <b>{settings}</b> under Tune.</span>"
     newest = next(iter(store.list()), None)
     if newest is None:
         return "Next: look around, or just press <b>Start</b>. The settings as they are work."

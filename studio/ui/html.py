@@ -16,7 +16,8 @@ def lead(title: str, text: str) -> str:
 def facts(pairs: Iterable[tuple[str, str, str]]) -> str:
     """A list of (name, value, small print)."""
     items = (
-        f"<div><dt>{escape(n)}</dt><dd>{escape(v)}{f'<small>{escape(s)}</small>' if s else ''}</dd></div>" for n, v, s in pairs
+        f"<div><dt>{escape(n)}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>"
+        for n, v, s in pairs
     )
     return f"<dl class='facts'>{''.join(items)}</dl>"
 
@@ -28,13 +29,20 @@ def card(title: str, *parts: str) -> str:
 
 def problem(error: StudioError) -> str:
     """An error as a note: what happened and what to do."""
-    return f"<div class='note problem' role='alert'><b>{escape(error.message)}</b> {escape(error.hint)}</div>"
+    return _alert(f"<b>{escape(error.message)}</b> {escape(error.hint)}")
+
+
+def _alert(inner: str) -> str:
+    return f"<div class='note problem' role='alert'>{inner}</div>"
 
 
 def problems(found: Sequence[Problem]) -> str:
     """Everything that is wrong with the form, each with its field."""
-    items = "".join(f"<li><b>{escape(p.field)}</b> {escape(p.message)} {escape(p.hint)}</li>" for p in found)
-    return f"<div class='note problem' role='alert'><b>Mend {'this' if len(found) == 1 else 'these'} first:</b><ul>{items}</ul></div>"
+    items = "".join(
+        f"<li><b>{escape(p.field)}</b> {escape(p.message)} {escape(p.hint)}</li>" for p in found
+    )
+    these = "this" if len(found) == 1 else "these"
+    return _alert(f"<b>Mend {these} first:</b><ul>{items}</ul>")
 
 
 def wait(words: str) -> str:
@@ -46,9 +54,16 @@ def bubbles(messages: Sequence[dict[str, str]]) -> str:
     """A conversation; each text finds its own direction, left or right."""
     parts = []
     for message in messages:
-        role = message["role"] if message["role"] in ("system", "user", "assistant", "tool") else "tool"
-        parts.append(f"<div class='bubble {role}' dir='auto'><small>{escape(role)}</small>{escape(message['content'])}</div>")
-    return f"<div class='bubbles'>{''.join(parts)}</div>"
+        role = (
+            message["role"]
+            if message["role"] in ("system", "user", "assistant", "tool")
+            else "tool"
+        )
+        parts.append(
+            f"<div class='said {role}' "
+            f"dir='auto'><small>{escape(role)}</small>{escape(message['content'])}</div>"
+        )
+    return f"<div class='talk'>{''.join(parts)}</div>"
 
 
 _SPECIAL = re.compile(r"&lt;\|?[A-Za-z_/][\w|/-]*\|?&gt;|\[/?INST\]")
@@ -56,20 +71,25 @@ _SPECIAL = re.compile(r"&lt;\|?[A-Za-z_/][\w|/-]*\|?&gt;|\[/?INST\]")
 
 def exact(text: str) -> str:
     """The rendered text, its special tokens marked."""
-    return f"<pre class='exact'>{_SPECIAL.sub(lambda m: f'<mark>{m[0]}</mark>', escape(text))}</pre>"
+    return (
+        f"<pre class='exact'>{_SPECIAL.sub(lambda m: f'<mark>{m[0]}</mark>', escape(text))}</pre>"
+    )
 
 
 def tokens(row: dict[str, Any]) -> str:
-    """The tokens, coloured by trained or not; hover tells id and text. Cut ones are struck through."""
+    """The tokens, coloured by trained or not, cut ones struck through; hover tells id and text."""
     parts = []
     for piece, number, trained in zip(row["tokens"], row["input_ids"], row["trained"], strict=True):
         mark = " class=t" if trained else ""
-        parts.append(f"<span{mark} title='{number} {escape(repr(piece), quote=True)}'>{escape(piece)}</span>")
+        parts.append(
+            f"<span{mark} title='{number} {escape(repr(piece), quote=True)}'>{escape(piece)}</span>"
+        )
     parts += [f"<span class=c>{escape(piece)}</span>" for piece in row.get("cut", ())]
     trained = sum(row["trained"])
     cut = len(row.get("cut", ()))
     legend = (
         f"<div class='legend'><span><span class='t'>trained</span> {trained}</span>"
-        f"<span>not trained {len(row['tokens']) - trained}</span><span><span class='c'>cut off</span> {cut}</span></div>"
+        f"<span>not trained {len(row['tokens']) - trained}</span><span><span class='c'>cut "
+        f"off</span> {cut}</span></div>"
     )
     return f"{legend}<div class='tokens' dir='auto'>{''.join(parts)}</div>"

@@ -19,7 +19,16 @@ from studio.ui.context import script
 
 # A reader that starts at the beginning gets the whole chart in about this many points.
 _MOST = 2000
-_POINT = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "num_tokens")
+_POINT = (
+    "step",
+    "epoch",
+    "loss",
+    "eval_loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "num_tokens",
+)
 
 
 def tick(request: Any, store: RunStore) -> dict[str, Any]:
@@ -63,9 +72,17 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
     going = state.status not in ENDED
     until = time.time() if going else state.updated
     standing: dict[str, Any] = {
-        "name": run.id, "status": state.status, "words": _words(state), "step": state.step, "max_steps": state.max_steps,
-        "loss": state.loss, "eval_loss": state.eval_loss, "tokens_per_second": state.tokens_per_second,
-        "done": state.done, "total": state.total, "problem": state.problem,
+        "name": run.id,
+        "status": state.status,
+        "words": _words(state),
+        "step": state.step,
+        "max_steps": state.max_steps,
+        "loss": state.loss,
+        "eval_loss": state.eval_loss,
+        "tokens_per_second": state.tokens_per_second,
+        "done": state.done,
+        "total": state.total,
+        "problem": state.problem,
         "elapsed": round(until - state.started, 1) if until and state.started else None,
     }
     if going and state.trained_from and state.step:
@@ -79,7 +96,9 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
 def _words(state: RunState) -> str:
     if state.status in ENDED or state.status == "stopping":
         extra = f" at step {state.step}" if state.status == "stopped" else ""
-        return {"stopping": "stopping: finishing the step and saving"}.get(state.status, state.status + extra)
+        return {"stopping": "stopping: finishing the step and saving"}.get(
+            state.status, state.status + extra
+        )
     return words(state)
 
 
@@ -89,8 +108,16 @@ def listed(store: RunStore) -> list[dict[str, Any]]:
     for run in store.list():
         state = store.state(run)
         when = f"{run.id[6:8]}.{run.id[4:6]}. {run.id[9:11]}:{run.id[11:13]}"
-        found.append({"id": run.id, "name": run.name, "when": when, "status": state.status,
-                      "loss": state.train_loss or state.loss, "eval_loss": state.eval_loss})
+        found.append(
+            {
+                "id": run.id,
+                "name": run.name,
+                "when": when,
+                "status": state.status,
+                "loss": state.train_loss or state.loss,
+                "eval_loss": state.eval_loss,
+            }
+        )
     return found
 
 
@@ -112,35 +139,9 @@ def view(store: RunStore, plotly: Path) -> gr.HTML:
     tick_run.__name__ = "tick"
     return gr.HTML(
         value="",
-        html_template=_TEMPLATE,
+        html_template=script("live.html"),
         js_on_load=script("live.js"),
         server_functions=[tick_run, runs_now, log],
         plotly=f"/gradio_api/file={escape(plotly.as_posix())}",
         elem_id="live",
     )
-
-
-_TEMPLATE = """
-<div class="live">
-  <div><h3 style="font-size:15px;margin:2px 2px 8px">Runs</h3><div class="runs" data-part="runs"></div></div>
-  <div class="view">
-    <div class="empty" data-part="empty"><b>No runs yet</b>Press “Start training”: the settings as they are
-      train the small embedded model on a persona in a few minutes.</div>
-    <div data-part="body" hidden>
-      <div class="head"><h3 data-part="title"></h3><span data-part="status" role="status"></span></div>
-      <div class="numbers" data-part="numbers"></div>
-      <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-label="Progress"><i data-part="progress"></i></div>
-      <div class="note problem" data-part="problem" role="alert" hidden></div>
-      <div class="note" data-part="notes" hidden></div>
-      <div class="knobs">
-        <label>Smoothing <input type="range" min="0" max="0.98" step="0.02" value="0.6" data-part="smooth"></label>
-        <label><input type="checkbox" data-part="log-scale"> Log scale</label>
-        <label><input type="checkbox" data-part="clip"> Clip outliers</label>
-        <span class="legend" data-part="legend"></span>
-      </div>
-      <div class="chart" data-part="chart" hidden></div>
-      <details data-part="log-box"><summary>The worker's log</summary><pre class="code" data-part="log"></pre></details>
-    </div>
-  </div>
-</div>
-"""

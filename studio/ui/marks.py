@@ -16,8 +16,14 @@ def component() -> gr.HTML:
         if not meta.basic:
             group = f"group-{section}-{meta.group.lower().replace(' ', '-')}"
             groups.setdefault(group, []).append(field_id(f"{section}.{name}"))
-    return gr.HTML(value="{}", html_template="<i></i>", js_on_load=script("marks.js"), groups=json.dumps(groups),
-                   elem_id="marks", elem_classes="hidden-part")
+    return gr.HTML(
+        value="{}",
+        html_template="<i></i>",
+        js_on_load=script("marks.js"),
+        groups=json.dumps(groups),
+        elem_id="marks",
+        elem_classes="hidden-part",
+    )
 
 
 def dump(marks: dict[str, dict[str, str]]) -> str:

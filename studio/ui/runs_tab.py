@@ -1,34 +1,119 @@
-"""The Runs tab: the live view, and what can be done with the run that is looked at."""
+"""The Runs tab: the live view, starting a run, and what can be done with the one looked at."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import plotly
 
+from studio import jobs
+from studio.data import locate
+from studio.errors import Problem, SpecError, StudioError
+from studio.plan.model import folder_of, summarize
 from studio.runs import ENDED
-from studio.ui import html, live
-from studio.ui.context import Context
+from studio.settings import Settings
+from studio.spec import RunSpec
+from studio.ui import data_tab, header, html, live, marks
+from studio.ui.context import QUIET, Context, Updates, Values
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 class RunsTab:
-    """The tab's components; `app` wires them."""
+    """The tab's components."""
 
     def __init__(self, context: Context) -> None:
         with gr.Row(elem_classes="actions"):
-            gr.HTML(html.lead("Watch it learn", "A run goes on when this page is closed. Come back whenever you like."),
-                    elem_classes="lead")
-            self.stop = gr.Button("Stop and keep", variant="stop", elem_id="stop-run", visible=False)
+            words = "A run goes on when this page is closed. Come back whenever you like."
+            gr.HTML(html.lead("Watch it learn", words), elem_classes="lead")
+            self.stop = gr.Button(
+                "Stop and keep", variant="stop", elem_id="stop-run", visible=False
+            )
             self.kill = gr.Button("Stop now", elem_id="kill-run", visible=False)
             self.again = gr.Button("Start training", elem_id="start-runs")
             self.talk = gr.Button("Talk to it", variant="primary", elem_id="talk", visible=False)
         self.message = gr.HTML(elem_id="runs-message")
         self.view = live.view(context.store, PLOTLY)
+        self._buttons: list[Any] = [self.stop, self.kill, self.again, self.talk]
 
-    def buttons(self, context: Context, run_id: str) -> dict[gr.Button, gr.Button]:
-        """Which buttons make sense for the run that is looked at."""
-        run = next((r for r in context.store.list() if r.id == run_id), None)
+    def wire(
+        self, context: Context, bar: gr.HTML, summary: gr.HTML, starters: list[gr.Button]
+    ) -> None:
+        """Starting (from here and from the `starters`), looking at a run, stopping it. What is
+        wrong with the form goes to `summary` and beside the fields."""
+        self._wire_start(context, summary, starters)
+
+        def look(event: gr.EventData) -> Updates:
+            return self._opened(context, str(event.run))
+
+        def news(values: Values) -> Updates:
+            tree = context.form.tree(values)
+            rows = data_tab.rows(context.settings, tree)
+            chosen = header.chosen(context.store, tree, values[context.recipe], rows)
+            return {context.chosen: chosen, **self._updates(context, values[context.run])}
+
+        def end(run_id: str, now: bool) -> Updates:
+            message = ""
+            try:
+                jobs.stop(context.store.get(run_id or context.newest()), now=now)
+            except StudioError as error:
+                message = html.problem(error)
+            return {self.message: message, **self._updates(context, run_id)}
+
+        run = context.run
+        outputs = [context.tabs, run, self.view, self.message, *self._buttons]
+        for source in (self.view, bar):
+            source.select(look, None, outputs, **QUIET)
+        inputs = context.fields | {context.recipe, run}
+        bar.change(news, inputs, [context.chosen, *self._buttons], **QUIET)
+        opened = context.tab["Runs"].select
+        opened(lambda run_id: self._updates(context, run_id), run, self._buttons, **QUIET)
+        ended = [self.message, *self._buttons]
+        self.stop.click(lambda run_id: end(run_id, False), run, ended, **QUIET)
+        self.kill.click(lambda run_id: end(run_id, True), run, ended, **QUIET)
+
+    def _wire_start(self, context: Context, summary: gr.HTML, starters: list[gr.Button]) -> None:
+        form = context.form
+
+        def start(values: Values) -> Updates:
+            tree, recipe = form.tree(values), values[context.recipe]
+            try:
+                wanted = form.spec(values)
+                judge(context.settings, wanted)
+                run = jobs.start(context.store, context.settings, wanted, recipe)
+            except SpecError as error:
+                found = form.marks(tree, context.base(recipe))
+                for problem in error.problems:
+                    words = f"{problem.message} {problem.hint}".strip()
+                    found.setdefault(problem.field, {})["problem"] = words
+                card = html.card("Before it can start", html.problems(error.problems))
+                tabs = gr.Tabs(selected="Tune")
+                return {context.tabs: tabs, context.marks: marks.dump(found), summary: card}
+            except StudioError as error:
+                return {context.tabs: gr.Tabs(selected="Runs"), self.message: html.problem(error)}
+            rows = data_tab.rows(context.settings, tree)
+            chosen = header.chosen(context.store, tree, recipe, rows)
+            return {**self._opened(context, run.id), context.chosen: chosen}
+
+        outputs = [context.tabs, context.run, self.view, self.message, *self._buttons]
+        outputs += [summary, context.marks, context.chosen]
+        for button in (*starters, self.again):
+            button.click(start, context.fields | {context.recipe}, outputs, **QUIET)
+
+    def _opened(self, context: Context, run_id: str) -> Updates:
+        """The tab with this run in view."""
+        return {
+            context.tabs: gr.Tabs(selected="Runs"),
+            context.run: run_id,
+            self.view: run_id,
+            self.message: "",
+            **self._updates(context, run_id),
+        }
+
+    def _updates(self, context: Context, run_id: str) -> Updates:
+        """Which buttons make sense for the run that is looked at, or else the newest."""
+        wanted = run_id or context.newest()
+        run = next((r for r in context.store.list() if r.id == wanted), None)
         state = context.store.state(run) if run else None
         going = state is not None and state.status not in ENDED
         asked = run is not None and run.stop.exists()
@@ -40,3 +125,28 @@ class RunsTab:
             self.again: gr.Button(visible=not active, variant="secondary" if tuned else "primary"),
             self.talk: gr.Button(visible=tuned),
         }
+
+
+def judge(settings: Settings, wanted: RunSpec) -> None:
+    """What must hold on the page beyond the spec: the files are there and inside the workspace.
+
+    Raises SpecError with every problem.
+    """
+    problems = []
+    try:
+        path = locate(wanted.data.path, settings)
+        if path is not None and data_tab.count(settings, wanted) < 2:
+            raise StudioError(
+                f"{wanted.data.path} has fewer than two rows.", "Choose another file."
+            )
+    except StudioError as error:
+        problems.append(Problem("data.path", error.message, error.hint))
+    try:
+        folder = folder_of(wanted.model.name_or_path, settings)
+        if folder is not None:
+            settings.confine(str(folder))
+        summarize(wanted.model.name_or_path, settings)
+    except StudioError as error:
+        problems.append(Problem("model.name_or_path", error.message, error.hint))
+    if problems:
+        raise SpecError(problems)

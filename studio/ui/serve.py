@@ -1,15 +1,14 @@
 """Serving the page safely: this machine only, no foreign origins, nothing from outside."""
 
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gradio as gr
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import StudioError
 from studio.settings import Settings
@@ -20,25 +19,44 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Gradio's page needs inline scripts and eval. Images only from here: one in a model's answer must
 # not call home.
 _POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; img-src 'self' data: blob:; connect-src 'self'; "
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; img-src 'self' data: blob:; "
+    "connect-src 'self'; "
     "object-src 'none'; base-uri 'self'"
 )
 
 
-class _SameOrigin(BaseHTTPMiddleware):
-    """Refuses what another site's page sends here, and tells the browser to load nothing from outside."""
+class _SameOrigin:
+    """Refuses what another site's page sends; tells the browser to load nothing from outside.
 
-    async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        origin = request.headers.get("origin")
-        foreign = request.headers.get("sec-fetch-site") == "cross-site" or (
-            origin is not None and origin.split("//")[-1] != request.headers.get("host")
-        )
-        if foreign and request.method not in ("GET", "HEAD", "OPTIONS"):
-            return PlainTextResponse("This request comes from another site.", status_code=403)
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+    Plain ASGI: it stands before every poll of every viewer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and _foreign(Headers(scope=scope)):
+            refusal = PlainTextResponse("This request comes from another site.", status_code=403)
+            await refusal(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _POLICY
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+
+def _foreign(headers: Headers) -> bool:
+    origin = headers.get("origin")
+    other = origin is not None and origin.split("//")[-1] != headers.get("host")
+    return other or headers.get("sec-fetch-site") == "cross-site"
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -46,7 +64,9 @@ def options(settings: Settings) -> dict[str, Any]:
     local = settings.host in _LOOPBACK
     guards = [Middleware(_SameOrigin)]
     if local:
-        guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"]))
+        guards.insert(
+            0, Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+        )
     return {
         "server_name": settings.host,
         "server_port": settings.port,
@@ -68,7 +88,10 @@ def serve(demo: gr.Blocks, settings: Settings) -> None:
     settings.runs.mkdir(parents=True, exist_ok=True)
     demo.launch(**options(settings), prevent_thread_lock=True)
     shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    print(f"Atelier is open at http://{shown}:{settings.port}  (Ctrl+C ends it; runs go on)", flush=True)
+    print(
+        f"Atelier is open at http://{shown}:{settings.port}  (Ctrl+C ends it; runs go on)",
+        flush=True,
+    )
     demo.block_thread()
 
 
@@ -78,5 +101,7 @@ def _check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            raise StudioError(f"Port {settings.port} can't be used: {error.strerror}.",
-                              f"Choose another: PORT={settings.port + 1} make run") from None
+            raise StudioError(
+                f"Port {settings.port} can't be used: {error.strerror}.",
+                f"Choose another: PORT={settings.port + 1} make run",
+            ) from None

@@ -15,24 +15,34 @@ from studio.runs import RunStore, files
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import data_tab, html
-from studio.ui.context import MAIN, Context, recipes
+from studio.ui.context import MAIN, QUIET, Context, Updates, Values, recipes
 from studio.ui.form import Tree, show
 
 _SAMPLE = 200
 
 
 class TuneTab:
-    """The tab's components; `app` wires them."""
+    """The tab's components."""
 
     def __init__(self, context: Context) -> None:
         with gr.Row(elem_classes="actions"):
-            gr.HTML(html.lead("Set up the training", "The defaults work. Change one thing at a time and see what it does."),
-                    elem_classes="lead")
+            gr.HTML(
+                html.lead(
+                    "Set up the training",
+                    "The defaults work. Change one thing at a time and see what it does.",
+                ),
+                elem_classes="lead",
+            )
             self.primary = gr.Button("Start training", variant="primary", elem_id="start-tune")
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
-                self.recipe = gr.Dropdown(list(context.recipes()), value=MAIN, label="Recipe", elem_id="recipe",
-                                          info="Settings that go together. Loading one sets every field.")
+                self.recipe = gr.Dropdown(
+                    list(recipes(context.settings)),
+                    value=MAIN,
+                    label="Recipe",
+                    elem_id="recipe",
+                    info="Settings that go together. Loading one sets every field.",
+                )
                 with gr.Row():
                     context.form.basic("adapter")
                 with gr.Row():
@@ -43,10 +53,39 @@ class TuneTab:
                     context.form.make("train.max_length")
                 context.form.advanced("adapter", "train", "eval")
                 with gr.Accordion("Save as a recipe", open=False, elem_id="save-recipe"):
-                    self.name = gr.Textbox(label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name")
+                    self.name = gr.Textbox(
+                        label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name"
+                    )
                     self.save = gr.Button("Save", elem_id="recipe-save")
             with gr.Column(scale=5, min_width=320):
                 self.summary = gr.HTML(elem_id="tune-summary")
+
+    def wire(self, context: Context) -> None:
+        """Loading a recipe and saving one."""
+        settings, form, in_hand = context.settings, context.form, context.recipe
+
+        def take(name: str) -> Updates:
+            try:
+                tree = context.base(name).model_dump()
+            except StudioError as error:
+                return {self.summary: html.card(f"The recipe {name}", html.problem(error))}
+            return {**form.fill(tree), in_hand: name}
+
+        def keep(values: Values) -> Updates:
+            try:
+                name = save(settings, values[self.name] or "", form.spec(values))
+            except StudioError as error:
+                return {self.summary: html.card("Not saved", html.problem(error))}
+            saved = html.card("Saved", f"<p>As the recipe <b>{escape(name)}</b>.</p>")
+            return {
+                self.recipe: gr.Dropdown(list(recipes(settings)), value=name),
+                in_hand: name,
+                self.summary: saved + right(settings, context.store, form.tree(values), name),
+            }
+
+        self.recipe.input(take, self.recipe, [*context.fields, in_hand, self.summary], **QUIET)
+        outputs = [self.recipe, in_hand, self.summary]
+        self.save.click(keep, context.fields | {self.name}, outputs, **QUIET)
 
 
 def save(settings: Settings, name: str, spec: RunSpec) -> str:
@@ -60,12 +99,15 @@ def save(settings: Settings, name: str, spec: RunSpec) -> str:
         settings.recipes.mkdir(parents=True, exist_ok=True)
         files.write_text(settings.recipes / f"{slug}.yaml", specs.dump(spec))
     except OSError as error:
-        raise StudioError(f"The recipe can't be written: {error.strerror}.", f"Free some disk at {settings.recipes}.") from None
+        raise StudioError(
+            f"The recipe can't be written: {error.strerror}.",
+            f"Free some disk at {settings.recipes}.",
+        ) from None
     return slug
 
 
 def made(settings: Settings, store: RunStore, spec: RunSpec) -> Plan | None:
-    """The plan for this spec, or None where the data's rows are not on this disk. Raises StudioError."""
+    """The plan, or None where the data's rows are not on this disk. Raises StudioError."""
     total = data_tab.count(settings, spec)
     if not total:
         return None
@@ -85,7 +127,10 @@ def _learned(store: RunStore, spec: RunSpec) -> float | None:
             other = run.spec()
         except StudioError:
             continue
-        if (other.model, other.train.activation_checkpointing) == (spec.model, spec.train.activation_checkpointing):
+        if (other.model, other.train.activation_checkpointing) == (
+            spec.model,
+            spec.train.activation_checkpointing,
+        ):
             return 1 / state.tokens_per_second
     return None
 
@@ -101,7 +146,10 @@ def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
         return html.card("Before it can start", html.problem(error))
     about = recipes(settings).get(recipe)
     words = f"<p class='soft'>{escape(about.about)}</p>" if about and about.about else ""
-    yaml = f"<details><summary>As a recipe file (only what differs from the defaults)</summary><pre class='code'>{escape(specs.dump(spec))}</pre></details>"
+    yaml = (
+        "<details><summary>As a recipe file (only what differs from the defaults)</summary>"
+        f"<pre class='code'>{escape(specs.dump(spec))}</pre></details>"
+    )
     return html.card("What will happen", words, what, yaml)
 
 
@@ -113,16 +161,34 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
     pairs = [
         ("Rows", f"{found.train_rows}", f"and {found.eval_rows} held back"),
-        ("Steps", f"{found.steps}" if not spec.train.packing else f"up to {found.steps}", f"{per_step} rows each"),
-        ("Time, about", duration(found.seconds), "a first guess, until a run was measured" if not _learned(store, spec) else "from your earlier runs"),
+        (
+            "Steps",
+            f"{found.steps}" if not spec.train.packing else f"up to {found.steps}",
+            f"{per_step} rows each",
+        ),
+        (
+            "Time, about",
+            duration(found.seconds),
+            "a first guess, until a run was measured"
+            if not _learned(store, spec)
+            else "from your earlier runs",
+        ),
         ("Memory, about", f"{gb(found.memory)} GB", f"{gb(here.free)} GB free"),
-        ("Trained", f"{found.trainable:,}" if found.trainable else "–", "parameters of the adapter"),
+        (
+            "Trained",
+            f"{found.trainable:,}" if found.trainable else "–",
+            "parameters of the adapter",
+        ),
         ("Learning rate", show(spec.train.learning_rate), spec.train.lr_scheduler_type),
     ]
     text = html.facts(pairs)
     if found.fits is False:
         smaller = "nf4 quantization, " if spec.model.quantization == "none" else ""
-        text += html.problem(StudioError(
-            f"This needs about {gb(found.memory)} GB and {gb(here.free)} GB are free.",
-            f"Try {smaller}a batch of {max(1, spec.train.per_device_train_batch_size // 2)}, or a shorter max_length."))
+        text += html.problem(
+            StudioError(
+                f"This needs about {gb(found.memory)} GB and {gb(here.free)} GB are free.",
+                f"Try {smaller}a batch of {max(1, spec.train.per_device_train_batch_size // 2)}, "
+                "or a shorter max_length.",
+            )
+        )
     return text

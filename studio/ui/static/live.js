@@ -48,7 +48,7 @@ function traces() {
   const out = [
     { name: 'loss', x, y: column(points, 'loss'), text, mode: 'lines', line: { color: tuned, width: 1 }, opacity: 0.35,
       hovertemplate: 'loss %{y:.4f}<br>%{text}<extra></extra>', connectgaps: true },
-    { name: 'loss, smoothed', x, y: smooth(column(points, 'loss')), mode: 'lines', line: { color: tuned, width: 2.5 },
+    { name: 'loss, smoothed', x, y: smooth(column(points, 'loss')), text, mode: 'lines', line: { color: tuned, width: 2.5 },
       hoverinfo: 'skip', connectgaps: true },
     { name: 'evaluation loss', x: column(evals, 'step'), y: column(evals, 'eval_loss'), mode: 'markers+lines',
       marker: { color: orange, size: 8 }, line: { color: orange, width: 1, dash: 'dot' },

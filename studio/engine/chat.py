@@ -1,0 +1,260 @@
+"""The models of the chat: one in memory at a time, base and tuned from one copy of the weights."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from studio.data import Message
+from studio.engine.channel import Channel
+from studio.engine.generate import Speaker, Voice, Written, stop_ids, write
+from studio.engine.load import free_memory, hardware, load_model
+from studio.engine.source import resolve
+from studio.engine.tokenizer import load_tokenizer
+from studio.errors import StudioError
+from studio.runs import Run
+from studio.settings import Settings
+from studio.spec import GenerateSection, ModelSection, RunSpec
+
+Sides = Mapping[str, Sequence[Message]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text and number of tokens by side, and how long it took from the first token's work on."""
+
+    text: dict[str, str]
+    tokens: dict[str, int]
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class _Held(Speaker):
+    """What is in memory. `adapter` is the folder of the adapter and its age, where one is in;
+    `removable`, whether turning it off gives the base back."""
+
+    section: ModelSection
+    folder: Path
+    adapter: tuple[Path, int] | None = None
+    removable: bool = True
+
+
+class Chat:
+    """Answers conversations. Not for several threads at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._held: _Held | None = None
+
+    @property
+    def loaded(self) -> str | None:
+        """What is in memory, in words."""
+        if self._held is None:
+            return None
+        adapter = self._held.adapter
+        return self._held.section.name_or_path + (
+            f" with the adapter of {adapter[0].parent.name}" if adapter else ""
+        )
+
+    def answer(self, spec: RunSpec, run: Run | None, sides: Sides, channel: Channel) -> Answer:
+        """An answer for each of the sides, which are base, tuned, both, or merged alone.
+
+        Raises StudioError in words and Stopped where nobody listens any more.
+        """
+        conversations = {
+            side: _messages(side, messages, spec.generate)
+            for side, messages in _known(sides).items()
+        }
+        try:
+            written, seconds = self._written(spec, run, conversations, channel)
+        except StudioError:
+            raise
+        except Exception:
+            # peft leaves its hooks in a model whose generation broke off, and one that ran out of
+            # memory is best given up.
+            self.release()
+            raise
+        return Answer(
+            {s: w.text for s, w in written.items()},
+            {s: w.tokens for s, w in written.items()},
+            seconds,
+        )
+
+    def release(self) -> None:
+        """Gives the model's memory back."""
+        self._held = None
+        free_memory()
+
+    def _written(
+        self, spec: RunSpec, run: Run | None, sides: Sides, channel: Channel
+    ) -> tuple[dict[str, Written], float]:
+        section = run.spec().model if run else spec.model
+        voice = Voice(say=lambda new: channel.send(delta=dict(new)), stopped=channel.stopped)
+        if "merged" in sides:
+            held = self._hold_merged(section, run, channel)
+            return _timed(lambda: write(held, sides, spec.generate, voice), channel)
+        adapter = _adapter_of(run) if "tuned" in sides else None
+        if adapter is None:
+            held = self._hold(section, None, channel)
+            return _timed(lambda: self._in_turn(held, sides, spec.generate, voice), channel)
+        if "base" in sides and not _removable(adapter):
+            return self._one_by_one(section, adapter, sides, spec.generate, voice, channel)
+        held = self._hold(section, adapter, channel)
+        together = len(sides) > 1 and _batchable(adapter, spec.generate)
+        work = self._together if together else self._in_turn
+        return _timed(lambda: work(held, sides, spec.generate, voice), channel)
+
+    def _together(
+        self, held: _Held, sides: Sides, section: GenerateSection, voice: Voice
+    ) -> dict[str, Written]:
+        """Both sides in one batch, at the cost of one."""
+        names = ["__base__" if side == "base" else "default" for side in sides]
+        return write(held, sides, section, voice, adapter_names=names)
+
+    def _in_turn(
+        self, held: _Held, sides: Sides, section: GenerateSection, voice: Voice
+    ) -> dict[str, Written]:
+        written: dict[str, Written] = {}
+        for side, messages in sides.items():
+            without = side == "base" and held.adapter is not None
+            context: AbstractContextManager[Any] = (
+                held.model.disable_adapter() if without else nullcontext()
+            )
+            with context:
+                written |= write(held, {side: messages}, section, voice)
+        return written
+
+    def _one_by_one(
+        self,
+        section: ModelSection,
+        adapter: Path,
+        sides: Sides,
+        generate: GenerateSection,
+        voice: Voice,
+        channel: Channel,
+    ) -> tuple[dict[str, Written], float]:
+        """For an adapter that changes the base's own biases: the base has to answer before it."""
+        base = self._hold(section, None, channel)
+        first, seconds = _timed(
+            lambda: self._in_turn(base, {"base": sides["base"]}, generate, voice), channel
+        )
+        tuned = self._hold(section, adapter, channel)
+        second, more = _timed(
+            lambda: self._in_turn(tuned, {"tuned": sides["tuned"]}, generate, voice), channel
+        )
+        return first | second, seconds + more
+
+    def _hold(self, section: ModelSection, adapter: Path | None, channel: Channel) -> _Held:
+        """The base with the adapter in it; where none is wanted, perhaps with one that can be
+        turned off."""
+        channel.stage("finding the model")
+        folder = resolve(section, self._settings, channel)
+        key = (adapter, (adapter / "adapter_config.json").stat().st_mtime_ns) if adapter else None
+        held = self._held
+        fits = held is not None and (held.section, held.folder) == (section, folder)
+        if held is not None and fits and held.adapter == key:
+            return held
+        if held is not None and fits and adapter is None and held.removable:
+            return held
+        if held is None or not fits or held.adapter is not None:
+            held = self._load(section, folder, channel)
+        if adapter is not None:
+            channel.stage("loading the adapter")
+            held.model = PeftModel.from_pretrained(held.model, str(adapter)).eval()
+            held.adapter, held.removable = key, _removable(adapter)
+        return held
+
+    def _hold_merged(self, section: ModelSection, run: Run | None, channel: Channel) -> _Held:
+        """The merged model by itself: no base beside it, no adapter in it."""
+        folder = run.export / "merged" if run else None
+        if folder is None or not (folder / "config.json").is_file():
+            raise StudioError(
+                "There is no merged model of this run yet.", "Export it as merged weights first."
+            )
+        plain = section.model_copy(
+            update={"name_or_path": str(folder), "quantization": "none", "revision": None}
+        )
+        if self._held is not None and (self._held.section, self._held.folder) == (plain, folder):
+            return self._held
+        return self._load(plain, folder, channel)
+
+    def _load(self, section: ModelSection, folder: Path, channel: Channel) -> _Held:
+        # First out, then in: two models at once may be more than the machine holds.
+        self.release()
+        tokenizer = load_tokenizer(folder).tokenizer
+        model = load_model(section, folder, hardware(section), channel)
+        ends = stop_ids(tokenizer, model)
+        # Emptied, so that nothing but our own settings decides how answers are written.
+        model.generation_config = GenerationConfig()
+        self._held = _Held(model, tokenizer, ends, section=section, folder=folder)
+        return self._held
+
+
+def _known(sides: Sides) -> Sides:
+    if (
+        not sides
+        or not set(sides) <= {"base", "tuned", "merged"}
+        or ("merged" in sides and len(sides) > 1)
+    ):
+        raise StudioError(
+            f"There is nobody to answer as {', '.join(sides) or 'nobody'}.",
+            "Sides are base, tuned, both of them, or merged alone.",
+        )
+    return sides
+
+
+def _messages(side: str, messages: Sequence[Message], section: GenerateSection) -> list[Message]:
+    """The conversation with the section's system prompt at its head, where there is one."""
+    if not messages or messages[-1].get("role") != "user":
+        raise StudioError(
+            f"The conversation with {side} does not end with a question.", "Write a message first."
+        )
+    chat = list(messages)
+    if section.system_prompt and chat[0].get("role") != "system":
+        chat.insert(0, {"role": "system", "content": section.system_prompt})
+    return chat
+
+
+def _adapter_of(run: Run | None) -> Path:
+    if run is None or not (run.adapter / "adapter_config.json").is_file():
+        raise StudioError(
+            "There is no tuned model yet.",
+            "Choose a run that finished, or was stopped after a step.",
+        )
+    return run.adapter
+
+
+def _config(adapter: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(
+        (adapter / "adapter_config.json").read_text(encoding="utf-8")
+    )
+    return config
+
+
+def _removable(adapter: Path) -> bool:
+    """Whether the base is itself again once the adapter is turned off: not if it changed biases."""
+    return _config(adapter).get("bias", "none") == "none"
+
+
+def _batchable(adapter: Path, section: GenerateSection) -> bool:
+    """Whether base and tuned may share a batch: peft can't for DoRA, beams are laid out otherwise,
+    and a repetition penalty would count the padding of the shorter prompt."""
+    return (
+        not _config(adapter).get("use_dora")
+        and section.num_beams == 1
+        and section.repetition_penalty == 1
+    )
+
+
+def _timed(
+    work: Callable[[], dict[str, Written]], channel: Channel
+) -> tuple[dict[str, Written], float]:
+    channel.stage("writing the answer")
+    began = time.monotonic()
+    return work(), round(time.monotonic() - began, 3)

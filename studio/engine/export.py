@@ -1,0 +1,31 @@
+"""Taking a run's result out: the adapter as it is, or its weights merged into the base."""
+
+import shutil
+from pathlib import Path
+
+from studio.engine.report import Report
+from studio.errors import StudioError
+from studio.runs import Run, files
+from studio.settings import Settings
+
+
+def export(run: Run, kind: str, out: Path, settings: Settings, report: Report) -> None:
+    """Writes `out`, a folder that is whole or absent. `kind` is adapter or merged.
+
+    Raises StudioError in words.
+    """
+    if not (run.adapter / "adapter_config.json").is_file():
+        raise StudioError(
+            "The run has no adapter to export.",
+            "Choose one that finished, or was stopped after a step.",
+        )
+    if kind == "adapter":
+        report.stage("copying the adapter")
+        with files.whole_folder(out) as aside:
+            shutil.copytree(run.adapter, aside, dirs_exist_ok=True)
+        return
+    report.stage("loading the libraries")
+    # Only here: a copy needs no torch.
+    from studio.engine.merge import merge
+
+    merge(run, out, settings, report)

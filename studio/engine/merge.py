@@ -1,0 +1,50 @@
+"""Merging a run's adapter into its base: a model like any other, with nothing of peft in it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from studio.engine.load import load_plain
+from studio.engine.report import Report
+from studio.engine.source import resolve
+from studio.engine.tokenizer import load_tokenizer
+from studio.runs import Run, files
+from studio.settings import Settings
+
+
+def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
+    """Merges into the unquantized base, whatever it was trained on: merging into 4-bit weights
+    would round the sum back to 4 bits. Writes `out`, a folder that is whole or absent."""
+    report.stage("finding the model")
+    folder = resolve(run.spec().model, settings, report)
+    stored = _stored_dtype(folder)
+    config: dict[str, Any] = json.loads(
+        (run.adapter / "adapter_config.json").read_text(encoding="utf-8")
+    )
+    # peft adds LoRA's float32 product to each weight and rounds once, so the base may stay as it is
+    # stored. DoRA rescales whole weights, which needs float32 all the way.
+    base = load_plain(folder, torch.float32 if config.get("use_dora") else stored, report)
+    report.stage("merging the adapter")
+    merged = PeftModel.from_pretrained(base, str(run.adapter)).merge_and_unload().to(stored)
+    # The base's own file is copied below: transformers refuses to write what some models ship.
+    merged.generation_config = GenerationConfig()
+    report.stage("writing the merged model")
+    with files.whole_folder(out) as aside:
+        merged.save_pretrained(str(aside))
+        load_tokenizer(folder).tokenizer.save_pretrained(str(aside))
+        if (folder / "generation_config.json").is_file():
+            shutil.copyfile(folder / "generation_config.json", aside / "generation_config.json")
+        else:
+            (aside / "generation_config.json").unlink(missing_ok=True)
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """The numbers that the base is stored in; float32 where its config does not say."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32

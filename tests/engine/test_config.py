@@ -1,0 +1,129 @@
+"""Every setting arrives at trl, peft and transformers under its own name."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from trl import SFTConfig
+
+from studio.engine.config import lora_config, sft_config
+from studio.engine.load import Hardware, hardware, quantization_config
+from studio.errors import StudioError
+from studio.runs import Run
+from studio.spec import DEFAULTS, SECTIONS, ModelSection, RunSpec, parse
+
+CPU = Hardware("cpu", torch.float32)
+# For each field a value that is not its default. A field that is missing here fails the test.
+CHANGED: dict[str, dict[str, Any]] = {
+    "train": {
+        "num_train_epochs": 1.5,
+        "max_steps": 7,
+        "learning_rate": 3e-5,
+        "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 5,
+        "max_length": 77,
+        "packing": True,
+        "activation_checkpointing": True,
+        "optim": "sgd",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.2,
+        "weight_decay": 0.05,
+        "max_grad_norm": 0.3,
+        "neftune_noise_alpha": 5.0,
+        "seed": 7,
+        "logging_steps": 3,
+        "save_steps": 9,
+        "save_total_limit": 4,
+        "train_sampling_strategy": "group_by_length",
+    },
+    "eval": {"eval_steps": 11, "eval_on_start": False, "per_device_eval_batch_size": 2},
+    "adapter": {
+        "r": 3,
+        "lora_alpha": 5,
+        "lora_dropout": 0.25,
+        "target_modules": ["q_proj"],
+        "bias": "all",
+        "use_rslora": True,
+        "use_dora": True,
+    },
+}
+TRAINER = [(s, n) for s in ("train", "eval") for n in SECTIONS[s].model_fields]
+ADAPTER = list(SECTIONS["adapter"].model_fields)
+
+
+def sft(spec: RunSpec, where: Hardware = CPU, *, evaluate: bool = True) -> SFTConfig:
+    return sft_config(spec, Run(Path("run")), where, evaluate=evaluate)
+
+
+@pytest.mark.parametrize(("section", "name"), TRAINER)
+def test_every_training_setting_arrives(section: str, name: str) -> None:
+    assert name in {field.name for field in dataclasses.fields(SFTConfig)}
+    value = CHANGED[section][name]
+    before, after = sft(DEFAULTS), sft(parse({section: {name: value}}))
+    assert getattr(before, name) == getattr(getattr(DEFAULTS, section), name)
+    assert getattr(after, name) == value != getattr(before, name)
+
+
+@pytest.mark.parametrize("name", ADAPTER)
+def test_every_adapter_setting_arrives(name: str) -> None:
+    assert name in {field.name for field in dataclasses.fields(LoraConfig)}
+    value = CHANGED["adapter"][name]
+    after = getattr(lora_config(parse({"adapter": {name: value}})), name)
+    # peft keeps module names as a set.
+    assert (sorted(after) if isinstance(after, set) else after) == value
+    assert value != getattr(DEFAULTS.adapter, name)
+
+
+def test_without_rows_held_back_nothing_is_evaluated() -> None:
+    config = sft(DEFAULTS, evaluate=False)
+    assert (str(config.eval_strategy.value), config.eval_on_start) == ("no", False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bf16", "fp16"),
+    [(torch.float32, False, False), (torch.bfloat16, True, False)],
+)
+def test_the_numbers_follow_the_hardware(dtype: torch.dtype, bf16: bool, fp16: bool) -> None:
+    config = sft(DEFAULTS, Hardware("cpu", dtype))
+    assert (config.use_cpu, config.bf16, config.fp16) == (True, bf16, fp16)
+
+
+def test_nothing_hides_a_nan_or_reports_elsewhere() -> None:
+    config = sft(DEFAULTS)
+    assert config.logging_nan_inf_filter is False
+    assert config.report_to == []
+    assert config.trust_remote_code is False
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert hardware(ModelSection()) == CPU
+    assert hardware(ModelSection(dtype="bfloat16")).dtype is torch.bfloat16
+    with pytest.raises(StudioError, match="float16"):
+        hardware(ModelSection(dtype="float16"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)]
+)
+def test_a_gpu_gets_bfloat16_only_where_it_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert hardware(ModelSection()) == Hardware("cuda", dtype)
+
+
+def test_quantization_is_always_spelled_out() -> None:
+    assert quantization_config(ModelSection(), torch.float32) is None
+    eight = quantization_config(ModelSection(quantization="int8"), torch.float32)
+    assert eight is not None and eight.load_in_8bit and not eight.load_in_4bit
+    for kind in ("nf4", "fp4"):
+        section = ModelSection(quantization=kind, bnb_4bit_use_double_quant=False)
+        four = quantization_config(section, torch.float16)
+        assert four is not None and four.load_in_4bit
+        assert (four.bnb_4bit_quant_type, four.bnb_4bit_compute_dtype) == (kind, torch.float16)
+        assert four.bnb_4bit_use_double_quant is False

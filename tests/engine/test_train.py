@@ -1,0 +1,303 @@
+"""Runs, from start to their last event: finished, stopped, failed at each stage."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from studio.engine.lock import try_lock
+from studio.runs import Run, RunStore, events
+from studio.settings import Settings
+from tests.engine.helpers import ended, start_worker, wait_until
+
+NewRun = Callable[..., Run]
+TrainHere = Callable[[Run], int]
+Worker = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Worker]:
+    """Starts workers, and kills those that a failed test left behind."""
+    started = []
+
+    def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
+        started.append(start_worker(settings, *arguments, **env))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def of_kind(run: Run, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events.tail(run.events)[0] if event["type"] == kind]
+
+
+def test_a_run_tells_its_whole_story(trained: Run) -> None:
+    told = events.tail(trained.events)[0]
+    stages = [event["text"] for event in told if event["type"] == "stage"]
+    order = [
+        "loading the libraries",
+        "finding the model",
+        "reading the data",
+        "tokenizing 20 of 20",
+        "loading the model",
+        "adding the adapter",
+        "training",
+        "saving the adapter",
+    ]
+    assert [stage for stage in dict.fromkeys(stages) if stage in order] == order
+    (start,) = of_kind(trained, "start")
+    assert (start["max_steps"], start["train_rows"], start["eval_rows"]) == (4, 16, 4)
+    assert 0 < start["trainable"] < start["parameters"]
+    assert start["device"] == "CPU, float32"
+    logs = of_kind(trained, "log")
+    assert [log["step"] for log in logs] == [1, 2, 3, 4]
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    for log in logs:
+        assert log["tokens_per_second"] > 0
+        assert log["grad_norm"] > 0
+        assert log["learning_rate"] >= 0
+    assert [log["num_tokens"] for log in logs] == sorted({log["num_tokens"] for log in logs})
+    assert [event["step"] for event in of_kind(trained, "eval")] == [0, 2, 4]
+    assert [event["step"] for event in of_kind(trained, "save")] == [2, 4]
+
+
+def test_the_end_holds_the_results(trained: Run) -> None:
+    end = ended(trained)
+    losses = [log["loss"] for log in of_kind(trained, "log")]
+    assert (end["type"], end["status"], end["step"]) == ("end", "finished", 4)
+    assert end["train_loss"] == pytest.approx(sum(losses) / 4, abs=1e-4)
+    assert end["eval_loss"] == of_kind(trained, "eval")[-1]["eval_loss"]
+    state = RunStore(trained.path.parent).state(trained)
+    assert (state.status, state.problem) == ("finished", None)
+
+
+def test_the_adapter_loads_into_its_base(trained: Run, tiny_model: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = torch.arange(20)[None]
+    before = base(ids).logits
+    tuned = PeftModel.from_pretrained(base, str(trained.adapter))
+    assert not torch.allclose(tuned(ids).logits, before, atol=1e-3)
+    assert (trained.adapter / "tokenizer.json").is_file()
+
+
+def test_the_adapter_says_where_it_comes_from(trained: Run, tiny_model: Path) -> None:
+    config = json.loads((trained.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_model)
+    card = (trained.adapter / "README.md").read_text()
+    assert "rows.jsonl" in card and "rank 4" in card
+    # A card is made to be given away: nothing of this machine stands in it.
+    assert str(tiny_model.parent) not in card
+
+
+def test_a_checkpoint_is_whole(trained: Run) -> None:
+    for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json", "adapter_model.safetensors"):
+        assert (trained.checkpoints / "checkpoint-4" / name).is_file()
+
+
+def test_a_stop_ends_after_the_step_and_saves(new_run: NewRun, worker: Worker) -> None:
+    run = new_run(train={"max_steps": 100_000, "save_steps": 100_000}, eval={"eval_steps": 100_000})
+    process = worker("train", str(run.path))
+    wait_until(lambda: bool(of_kind(run, "log")))
+    run.stop.touch()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    end = ended(run)
+    assert (end["status"], end["step"]) == ("stopped", of_kind(run, "log")[-1]["step"])
+    assert end["step"] >= 1 and end["train_loss"] > 0
+    assert (run.checkpoints / f"checkpoint-{end['step']}" / "optimizer.pt").is_file()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_a_term_signal_is_a_stop_too(new_run: NewRun, worker: Worker) -> None:
+    run = new_run(train={"max_steps": 100_000, "save_steps": 100_000}, eval={"eval_steps": 100_000})
+    process = worker("train", str(run.path))
+    wait_until(lambda: bool(of_kind(run, "log")))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert (process.returncode, ended(run)["status"]) == (0, "stopped")
+
+
+def test_a_stop_before_training_leaves_no_adapter(new_run: NewRun, train_here: TrainHere) -> None:
+    run = new_run()
+    run.stop.touch()
+    assert train_here(run) == 0
+    assert ended(run)["status"] == "stopped"
+    assert not run.adapter.exists()
+
+
+def test_a_library_that_is_broken_fails_in_words(
+    new_run: NewRun, worker: Worker, tmp_path: Path
+) -> None:
+    broken = tmp_path / "first" / "trl"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("from trl.gone import SFTTrainer\n")
+    run = new_run()
+    process = worker("train", str(run.path), PYTHONPATH=str(broken.parent))
+    output, _ = process.communicate(timeout=90)
+    end = ended(run)
+    assert (process.returncode, end["status"]) == (1, "failed")
+    assert "trl.gone" in end["message"] and "make run" in end["hint"]
+    assert end["stage"] == "loading the libraries"
+    assert "Traceback" in output
+
+
+def break_model(run: Run, settings: Settings) -> dict[str, Any]:
+    folder = Path(run.spec().model.name_or_path)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    return {"undo": lambda: weights.write_bytes(whole), "says": "can't be loaded"}
+
+
+def break_row(run: Run, settings: Settings) -> dict[str, Any]:
+    path = Path(run.spec().data.path)
+    whole = path.read_text()
+    path.write_text(whole + '{"messages": [{"role": "wizard", "content": "?"}]}\n')
+    return {"undo": lambda: path.write_text(whole), "says": "Row 21"}
+
+
+def break_adapter(run: Run, settings: Settings) -> dict[str, Any]:
+    run.adapter.write_text("a file where the folder should be")
+    return {"undo": run.adapter.unlink, "says": "NotADirectoryError"}
+
+
+def break_checkpoint(run: Run, settings: Settings) -> dict[str, Any]:
+    run.checkpoints.write_text("a file where the folder should be")
+    return {"undo": run.checkpoints.unlink, "says": "FileExistsError"}
+
+
+@pytest.mark.parametrize(
+    ("breakage", "stage"),
+    [
+        (break_row, "tokenizing 20 of 21"),
+        (break_model, "loading the model"),
+        (break_checkpoint, "adding the adapter"),
+        (break_adapter, "saving the adapter"),
+    ],
+)
+def test_a_crash_at_any_stage_says_why_and_the_next_start_works(
+    new_run: NewRun,
+    train_here: TrainHere,
+    settings: Settings,
+    breakage: Callable[[Run, Settings], dict[str, Any]],
+    stage: str,
+) -> None:
+    run = new_run(train={"max_steps": 1})
+    broken = breakage(run, settings)
+    try:
+        assert train_here(run) == 1
+    finally:
+        broken["undo"]()
+    end = ended(run)
+    assert end["status"] == "failed"
+    assert broken["says"] in end["message"]
+    assert end["hint"]
+    assert end["stage"] == stage
+    assert not run.adapter.exists()
+    again = new_run(train={"max_steps": 1})
+    assert train_here(again) == 0
+    assert ended(again)["status"] == "finished"
+
+
+def test_a_module_that_the_model_lacks(new_run: NewRun, train_here: TrainHere) -> None:
+    run = new_run(adapter={"target_modules": ["q_proj", "query"]})
+    assert train_here(run) == 1
+    end = ended(run)
+    assert "no module query" in end["message"] and "q_proj" in end["hint"]
+
+
+def test_a_loss_that_explodes_is_named_with_its_step(
+    new_run: NewRun, train_here: TrainHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "torch.optim.AdamW.step",
+        lambda self, closure=None: [
+            p.data.fill_(float("nan")) for g in self.param_groups for p in g["params"]
+        ],
+    )
+    run = new_run(eval={"eval_on_start": False, "eval_steps": 1000})
+    assert train_here(run) == 1
+    end = ended(run)
+    assert end["message"] == "The loss became NaN at step 2."
+    assert "learning rate" in end["hint"]
+
+
+def test_only_one_run_trains_at_a_time(
+    new_run: NewRun, train_here: TrainHere, settings: Settings
+) -> None:
+    run = new_run()
+    with try_lock(settings.home / "train.lock") as ours:
+        assert ours
+        assert train_here(run) == 1
+    assert "Another run is being trained" in ended(run)["message"]
+    again = new_run(train={"max_steps": 1})
+    assert train_here(again) == 0
+
+
+def test_the_last_step_is_on_the_chart_whatever_logging_steps_says(
+    new_run: NewRun, train_here: TrainHere
+) -> None:
+    run = new_run(train={"max_steps": 3, "logging_steps": 2}, data={"test_size": 0.0})
+    assert train_here(run) == 0
+    assert [log["step"] for log in of_kind(run, "log")] == [2, 3]
+    assert of_kind(run, "eval") == []
+    assert ended(run)["eval_loss"] is None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"quantization": "nf4"}},
+        {"model": {"quantization": "int8"}},
+        {"model": {"dtype": "bfloat16"}},
+        {"train": {"packing": True}},
+        {"train": {"train_sampling_strategy": "group_by_length"}},
+        {"train": {"activation_checkpointing": True, "optim": "adamw_bnb_8bit"}},
+        {"adapter": {"use_dora": True, "use_rslora": True}, "train": {"neftune_noise_alpha": 5}},
+        {"data": {"train_on": "everything"}, "train": {"gradient_accumulation_steps": 2}},
+    ],
+    ids=lambda sections: "-".join(k for fields in sections.values() for k in fields),
+)
+def test_the_settings_people_change_train(
+    new_run: NewRun, train_here: TrainHere, sections: dict[str, dict[str, Any]]
+) -> None:
+    sections.setdefault("train", {})["max_steps"] = 2
+    run = new_run(**sections)
+    assert train_here(run) == 0, ended(run)
+    assert ended(run)["status"] == "finished"
+    assert ended(run)["train_loss"] > 0
+
+
+def test_an_evaluation_changes_nothing_about_the_training(
+    new_run: NewRun, train_here: TrainHere
+) -> None:
+    """4-bit weights on a CPU lose their gradient at an evaluation, unless that is prevented."""
+    losses = []
+    for on_start in (True, False):
+        run = new_run(
+            model={"quantization": "nf4"},
+            train={"max_steps": 4},
+            eval={"eval_on_start": on_start, "eval_steps": 100},
+        )
+        assert train_here(run) == 0
+        losses.append([log["loss"] for log in of_kind(run, "log")])
+    assert losses[0] == losses[1]
+
+
+def test_the_same_seed_gives_the_same_run(new_run: NewRun, train_here: TrainHere) -> None:
+    losses = []
+    for seed in (1, 1, 2):
+        run = new_run(train={"max_steps": 2, "seed": seed})
+        assert train_here(run) == 0
+        losses.append([log["loss"] for log in of_kind(run, "log")])
+    assert losses[0] == losses[1] != losses[2]

@@ -1,0 +1,163 @@
+"""The served page: to this machine only, nothing from outside, nothing told that is not needed."""
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from studio.errors import StudioError
+from studio.settings import PROJECT, Settings
+from studio.ui.serve import options, serve
+from tests.ui.conftest import SECRET, write
+
+
+@pytest.fixture
+def pulse(config: dict[str, Any]) -> dict[str, Any]:
+    """A request that the bar makes every two seconds."""
+    bar = next(c for c in config["components"] if c["props"].get("elem_id") == "bar")
+    return {"data": "", "component_id": bar["id"], "fn_name": "pulse", "session_hash": "test"}
+
+
+def post(browser: httpx.Client, body: dict[str, Any], **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return browser.post("/gradio_api/component_server", json=body, headers=named)
+
+
+def test_the_page_answers(browser: httpx.Client) -> None:
+    answer = browser.get("/")
+    assert answer.status_code == 200 and "Atelier" in answer.text
+
+
+def test_its_own_requests_are_taken(
+    browser: httpx.Client, home: Settings, pulse: dict[str, Any]
+) -> None:
+    here = f"http://127.0.0.1:{home.port}"
+    for headers in ({}, {"Origin": here}, {"Origin": here, "Sec_Fetch_Site": "same-origin"}):
+        answer = post(browser, pulse, **headers)
+        assert answer.status_code == 200
+        assert "machine" in answer.json()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://127.0.0.1.evil.example"},
+        {"Sec_Fetch_Site": "cross-site"},
+    ],
+    ids=str,
+)
+def test_what_another_sites_page_sends_is_refused(
+    browser: httpx.Client, pulse: dict[str, Any], headers: dict[str, str]
+) -> None:
+    assert post(browser, pulse, **headers).status_code == 403
+    upload = browser.post(
+        "/gradio_api/upload", files={"files": ("a.jsonl", b"{}")},
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )  # fmt: skip
+    assert upload.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", ""]
+)
+def test_a_foreign_host_is_refused(browser: httpx.Client, pulse: dict[str, Any], host: str) -> None:
+    assert browser.get("/", headers={"Host": host}).status_code == 400
+    assert post(browser, pulse, Host=host).status_code == 400
+
+
+def test_the_browser_is_told_to_load_nothing_from_outside(browser: httpx.Client) -> None:
+    for path in ("/", "/config", "/theme.css", "/nowhere"):
+        headers = browser.get(path).headers
+        policy = {
+            d.split()[0]: d.split()[1:] for d in headers["content-security-policy"].split(";")
+        }
+        assert policy["default-src"][0] == policy["connect-src"][0] == "'self'"
+        assert policy["object-src"] == ["'none'"] and policy["base-uri"] == ["'self'"]
+        outside = [
+            s for sources in policy.values() for s in sources if re.match(r"\*|https?:|wss?:", s)
+        ]
+        assert outside == []
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_itself_asks_no_other_host(browser: httpx.Client, config: dict[str, Any]) -> None:
+    loaded = re.findall(
+        r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(.*?)\"", browser.get("/").text
+    )
+    hosts = {httpx.URL(url).host for url in loaded if url.startswith("http")}
+    assert loaded and hosts <= {
+        "127.0.0.1",
+        "",
+        "cdnjs.cloudflare.com",
+        "fonts.googleapis.com",
+        "fonts.gstatic.com",
+    }
+    assert config["analytics_enabled"] is False
+
+
+def test_no_history_of_what_was_typed_is_kept(config: dict[str, Any]) -> None:
+    assert config["run_history"] is False
+    assert config["footer_links"] == []
+
+
+def test_the_page_tells_no_path_but_that_of_the_chart_library(
+    config: dict[str, Any], home: Settings
+) -> None:
+    told = json.dumps(config)
+    assert str(home.home) not in told and str(home.workspace) not in told
+    assert str(Path.home()) not in told or Path.home() in Path(PROJECT).parents
+    paths = set(re.findall(re.escape(str(PROJECT)) + r"[^\"\\\s]*", told))
+    assert {Path(p).name for p in paths} <= {"plotly.min.js"}
+
+
+def test_no_secret_of_the_environment_is_told(
+    browser: httpx.Client, config: dict[str, Any]
+) -> None:
+    assert os.environ["HF_TOKEN"] == SECRET
+    for text in (json.dumps(config), browser.get("/").text, browser.get("/gradio_api/info").text):
+        assert SECRET not in text
+
+
+def test_no_handler_is_offered_as_an_api(browser: httpx.Client, config: dict[str, Any]) -> None:
+    assert browser.get("/gradio_api/info").json()["named_endpoints"] == {}
+    assert {d["api_visibility"] for d in config["dependencies"]} == {"private"}
+
+
+def test_files_of_runs_are_served_and_no_others(browser: httpx.Client, home: Settings) -> None:
+    mine = write(home.runs / "20250101-000000-a" / "export" / "adapter" / "README.md", "mine")
+    assert browser.get(f"/gradio_api/file={mine}").text == "mine"
+    secrets = [
+        "/etc/passwd", PROJECT / "app.py", write(home.home / "bench" / "address.json", "{}"),
+        write(home.workspace / ".env", SECRET), home.runs / ".." / "bench" / "address.json",
+    ]  # fmt: skip
+    link = home.runs / "20250101-000000-a" / "export" / "link"
+    link.symlink_to("/etc/passwd")
+    for path in [*secrets, link]:
+        answer = browser.get(f"/gradio_api/file={path}")
+        assert answer.status_code in (403, 404), path
+        assert SECRET not in answer.text
+
+
+def test_a_port_that_is_taken_is_told_with_another(settings: Settings) -> None:
+    from dataclasses import replace
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StudioError, match=f"Port {port} can't be used") as caught:
+            serve(None, replace(settings, port=port))  # type: ignore[arg-type]
+        assert f"PORT={port + 1}" in caught.value.hint
+
+
+def test_only_this_machine_is_served_unless_asked_for(settings: Settings) -> None:
+    assert options(settings)["server_name"] == "127.0.0.1"
+    assert not options(settings).get("share")

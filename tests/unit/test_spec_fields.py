@@ -1,0 +1,140 @@
+"""Every field of the spec: described, bounded, and named as the libraries name it."""
+
+import math
+import re
+from typing import Any, get_args
+
+import pytest
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from studio.errors import SpecError
+from studio.spec import DEFAULTS, SECTIONS, Meta, fields, parse
+
+FIELDS = [
+    pytest.param(section, name, info, meta, id=f"{section}.{name}")
+    for section, name, info, meta in fields()
+]
+NUMBERS = [
+    pytest.param(section, name, info, id=f"{section}.{name}")
+    for section, name, info, _meta in fields()
+    if {info.annotation, *get_args(info.annotation)} & {int, float}
+]
+
+
+def problems(tree: dict[str, Any]) -> dict[str, str]:
+    """What `parse` says is wrong, by field."""
+    try:
+        parse(tree)
+    except SpecError as error:
+        found = error.problems
+    else:
+        return {}
+    assert len({p.field for p in found}) == len(found), "a field is told once"
+    return {p.field: f"{p.message} {p.hint}" for p in found}
+
+
+def test_there_are_fields_in_every_section() -> None:
+    assert {p.values[0] for p in FIELDS} == set(SECTIONS)
+    assert len(FIELDS) > 40
+
+
+@pytest.mark.parametrize(("section", "name", "info", "meta"), FIELDS)
+def test_a_field_has_a_label_a_group_and_one_or_two_sentences_of_help(
+    section: str, name: str, info: FieldInfo, meta: Meta
+) -> None:
+    assert meta.label.strip() and meta.group.strip()
+    words = info.description or ""
+    assert words.endswith(".") and words[0].isupper()
+    assert 20 <= len(words) <= 220 and len(re.findall(r"[.!?](?= |$)", words)) <= 3
+    assert not meta.link or meta.link.startswith("https://")
+
+
+@pytest.mark.parametrize(("section", "name", "info", "meta"), FIELDS)
+def test_a_default_is_accepted_when_it_is_said_aloud(
+    section: str, name: str, info: FieldInfo, meta: Meta
+) -> None:
+    assert parse({section: {name: info.default}}) == DEFAULTS
+
+
+@pytest.mark.parametrize(("section", "name", "info"), NUMBERS)
+def test_a_number_has_bounds_and_what_lies_outside_is_refused(
+    section: str, name: str, info: FieldInfo
+) -> None:
+    low = next((m for m in info.metadata if isinstance(m, Ge | Gt)), None)
+    assert low is not None, "a number needs a lower bound"
+    below = low.ge - 1 if isinstance(low, Ge) else low.gt
+    assert list(problems({section: {name: below}})) == [f"{section}.{name}"]
+    high = next((m for m in info.metadata if isinstance(m, Le | Lt)), None)
+    if high is not None:
+        above = high.le + 1 if isinstance(high, Le) else high.lt
+        assert list(problems({section: {name: above}})) == [f"{section}.{name}"]
+
+
+@pytest.mark.parametrize(("section", "name", "info"), NUMBERS)
+def test_what_is_no_finite_number_is_refused(section: str, name: str, info: FieldInfo) -> None:
+    for value in (math.nan, math.inf, -math.inf, "nan", "inf", True, "many", [1]):
+        found = problems({section: {name: value}})
+        assert list(found) == [f"{section}.{name}"], value
+        assert "The default is" in found[f"{section}.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "field"),
+    [
+        ({"train": {"max_steps": 0}}, "train.max_steps"),
+        ({"train": {"warmup_steps": 1.5}}, "train.warmup_steps"),
+        ({"train": {"warmup_steps": 10, "max_steps": 10}}, "train.warmup_steps"),
+        (
+            {"adapter": {"use_dora": True}, "model": {"quantization": "int8"}},
+            "adapter.use_dora",
+        ),
+        ({"model": {"name_or_path": "weights/pytorch_model.BIN"}}, "model.name_or_path"),
+        ({"model": {"name_or_path": ""}}, "model.name_or_path"),
+        ({"adapter": {"target_modules": []}}, "adapter.target_modules"),
+        ({"adapter": {"target_modules": [1, 2]}}, "adapter.target_modules"),
+        ({"model": {"quantization": False}}, "model.quantization"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
+    tree: dict[str, Any], field: str
+) -> None:
+    assert list(problems(tree)) == [field]
+
+
+def test_a_warmup_in_whole_steps_below_the_length_is_fine() -> None:
+    assert problems({"train": {"warmup_steps": 9, "max_steps": 10}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("q_proj, v_proj", ["q_proj", "v_proj"]),
+        (["q_proj", " v_proj ", ""], ["q_proj", "v_proj"]),
+        ("all-linear", "all-linear"),
+        (["q_proj", "all-linear"], "all-linear"),
+    ],
+)
+def test_target_modules_are_read_as_people_write_them(written: object, meant: object) -> None:
+    assert parse({"adapter": {"target_modules": written}}).adapter.target_modules == meant
+
+
+def test_a_spec_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        DEFAULTS.train.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("sections", "library", "ours"),
+    [
+        (("train", "eval"), "SFTConfig", set()),
+        (("adapter",), "LoraConfig", set()),
+        (("generate",), "GenerationConfig", {"system_prompt", "seed"}),
+    ],
+)
+def test_names_are_those_of_the_installed_library(
+    libraries: dict[str, Any], sections: tuple[str, ...], library: str, ours: set[str]
+) -> None:
+    names = {name for section in sections for name in SECTIONS[section].model_fields}
+    assert names
+    assert names - set(libraries[library]) == ours
