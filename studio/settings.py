@@ -53,7 +53,8 @@ class Settings:
         return cls(
             home=home,
             workspace=workspace,
-            host=env.get("HOST") or "127.0.0.1",
+            # A Space's page is reached through a proxy on another address of its container.
+            host=env.get("HOST") or ("0.0.0.0" if env.get("SPACE_ID") else "127.0.0.1"),
             port=_number(env, "PORT", 7860, low=1, high=65535),
             bench_idle_s=_number(env, "STUDIO_BENCH_IDLE", 600, low=1, high=86_400),
         )

@@ -31,6 +31,8 @@ _CORPUS = [
     "system You help. user assistant",
     "What is your name? My name is Bramble, from the Thistledown Workshop.",
     "How are you today? I am well, thank you. The tea is strong and the clock is right.",
+    # For a token of two spaces.
+    "a   wide   line   of   words",
 ]
 
 
@@ -71,7 +73,8 @@ def tiny_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    """The folder of a random Llama with two layers, in float32."""
+    """The folder of a random Llama with two layers, in float32. Left to itself it never ends an
+    answer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -93,6 +96,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
             pad_token_id=tiny_tokenizer.pad_token_id,
         )
     )
+    # The special tokens, the end among them, come first: their logits are 0, never the largest.
+    model.lm_head.weight.data[:3] = 0
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder

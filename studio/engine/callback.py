@@ -118,7 +118,7 @@ class StudioCallback(TrainerCallback):
     def _heed(self, control: TrainerControl) -> None:
         if self._report.should_stop():
             self.stopped = True
-            control.should_training_stop = control.should_log = True
+            control.should_training_stop = control.should_save = control.should_log = True
 
 
 def _or_none(value: float | None) -> float | None:

@@ -36,11 +36,13 @@ class Answer:
 
 @dataclass(kw_only=True)
 class _Held(Speaker):
-    """What is in memory. `adapter` is the folder of the adapter and its age, where one is in;
-    `removable`, whether turning it off gives the base back."""
+    """What is in memory. `age` is that of the weights in `folder`; `adapter` is the folder of the
+    adapter and its age, where one is in; `removable`, whether turning it off gives the base back.
+    """
 
     section: ModelSection
     folder: Path
+    age: int
     adapter: tuple[Path, int] | None = None
     removable: bool = True
 
@@ -153,17 +155,13 @@ class Chat:
     def _hold(self, section: ModelSection, adapter: Path | None, channel: Channel) -> _Held:
         """The base with the adapter in it; where none is wanted, perhaps with one that can be
         turned off."""
-        channel.stage("finding the model")
-        folder = resolve(section, self._settings, channel)
         key = (adapter, (adapter / "adapter_config.json").stat().st_mtime_ns) if adapter else None
-        held = self._held
-        fits = held is not None and (held.section, held.folder) == (section, folder)
-        if held is not None and fits and held.adapter == key:
+        held = self._current(section)
+        if held is not None and (held.adapter == key or (adapter is None and held.removable)):
             return held
-        if held is not None and fits and adapter is None and held.removable:
-            return held
-        if held is None or not fits or held.adapter is not None:
-            held = self._load(section, folder, channel)
+        if held is None or held.adapter is not None:
+            channel.stage("finding the model")
+            held = self._load(section, resolve(section, self._settings, channel), channel)
         if adapter is not None:
             channel.stage("loading the adapter")
             held.model = PeftModel.from_pretrained(held.model, str(adapter)).eval()
@@ -180,20 +178,30 @@ class Chat:
         plain = section.model_copy(
             update={"name_or_path": str(folder), "quantization": "none", "revision": None}
         )
-        if self._held is not None and (self._held.section, self._held.folder) == (plain, folder):
-            return self._held
-        return self._load(plain, folder, channel)
+        return self._current(plain) or self._load(plain, folder, channel)
+
+    def _current(self, section: ModelSection) -> _Held | None:
+        """What is in memory, where that is this model and its files are still the same."""
+        held = self._held
+        fits = held is not None and held.section == section and held.age == _age(held.folder)
+        return held if fits else None
 
     def _load(self, section: ModelSection, folder: Path, channel: Channel) -> _Held:
         # First out, then in: two models at once may be more than the machine holds.
         self.release()
+        age = _age(folder)
         tokenizer = load_tokenizer(folder).tokenizer
         model = load_model(section, folder, hardware(section), channel)
         ends = stop_ids(tokenizer, model)
         # Emptied, so that nothing but our own settings decides how answers are written.
         model.generation_config = GenerationConfig()
-        self._held = _Held(model, tokenizer, ends, section=section, folder=folder)
+        self._held = _Held(model, tokenizer, ends, section=section, folder=folder, age=age)
         return self._held
+
+
+def _age(folder: Path) -> int:
+    """When the folder's weights were last written, in nanoseconds; 0 where there are none."""
+    return max((path.stat().st_mtime_ns for path in folder.glob("*.safetensors")), default=0)
 
 
 def _known(sides: Sides) -> Sides:

@@ -12,17 +12,18 @@ from studio.engine.source import resolve
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
 from studio.errors import StudioError
 from studio.settings import Settings
-from studio.spec import DataSection, RunSpec
+from studio.spec import DataSection, ModelSection, RunSpec
 
 Rows = list[dict[str, Any]]
 Reply = dict[str, Any]
 
 
 class Preview:
-    """Keeps the last tokenizer and the last rows, for as long as their files do not change."""
+    """Keeps the last model's tokenizer and the last rows, as long as their files stay the same."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._model: tuple[ModelSection, Path] | None = None
         self._tokenizer: tuple[object, Tokenizer] | None = None
         self._rows: tuple[object, Rows] | None = None
 
@@ -32,7 +33,7 @@ class Preview:
         model or the data can't be read at all."""
         rows = self._load_rows(spec.data, report)
         layout = detect(rows)
-        folder = resolve(spec.model, self._settings, report, weights=False)
+        folder = self._resolve(spec.model, report)
         loaded = self._load_tokenizer(folder, report)
         chosen = range(max(0, start), min(len(rows), max(0, start) + count))
         return {
@@ -42,6 +43,16 @@ class Preview:
             "note": loaded.note,
             "rows": [_row(index, rows[index], layout, loaded, spec) for index in chosen],
         }
+
+    def _resolve(self, section: ModelSection, report: Report) -> Path:
+        # Asking the Hub again for every row that is looked at would take seconds without a network.
+        if (
+            self._model is None
+            or self._model[0] != section
+            or not (self._model[1] / "config.json").is_file()
+        ):
+            self._model = (section, resolve(section, self._settings, report, weights=False))
+        return self._model[1]
 
     def _load_tokenizer(self, folder: Path, report: Report) -> Tokenizer:
         key = _signature(folder)

@@ -1,5 +1,6 @@
 """Starting and stopping runs, exporting their results, talking to them."""
 
+import fcntl
 import os
 import signal
 import time
@@ -25,10 +26,12 @@ _TERM_S = 15.0
 
 def start(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
     """Makes a run folder and a detached worker for it. Raises StudioError while another trains."""
-    active = store.active()
-    if active is not None:
-        raise StudioError(f"The run {active.id} is still going.", "Stop it, or wait until it ends.")
-    with _writing(settings.home):
+    with _writing(settings.home), _alone(settings.home / "start.lock"):
+        active = store.active()
+        if active is not None:
+            raise StudioError(
+                f"The run {active.id} is still going.", "Stop it, or wait until it ends."
+            )
         # The bench's model takes the memory that the run needs.
         Bench(settings).quit()
         run = store.create(spec, name)
@@ -150,6 +153,14 @@ def words(state: RunState) -> str:
     if state.done is not None and state.total and str(state.total) not in state.stage:
         return f"{state.stage} ({100 * state.done // state.total} %)"
     return state.stage or state.status
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until nobody else of this machine is in here; the kernel frees what died inside."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The spec: one typed definition of every setting; forms, recipes and the command line follow."""
 
-from studio.spec.field import Meta
+from studio.spec.field import Meta, meta_of, show
 from studio.spec.recipe import (
     DEFAULTS,
     SECTIONS,
@@ -42,6 +42,8 @@ __all__ = [
     "load",
     "load_tree",
     "loads",
+    "meta_of",
     "parse",
+    "show",
     "with_overrides",
 ]

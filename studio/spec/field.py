@@ -1,6 +1,7 @@
 """How a field of the spec is declared: default, bounds, help and place on the form, once."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -64,3 +65,17 @@ class Section(BaseModel):
             if {wanted, *get_args(wanted)} & {int, float}:
                 raise PydanticCustomError("truth", "Input should be a number, not true or false")
         return value
+
+
+def show(value: Any) -> str:
+    """A value as people write it: learning rates as 2e-4, lists with commas."""
+    if isinstance(value, float) and value and abs(value) < 1e-2:
+        # Every digit: what is shown in a box is what the box gives back.
+        return f"{Decimal(repr(value)).normalize():e}"
+    if isinstance(value, float) and value == int(value):
+        return str(int(value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)

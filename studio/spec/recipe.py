@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from studio.errors import Problem, SpecError, StudioError
-from studio.spec.field import Meta, Section, meta_of
+from studio.spec.field import Meta, Section, meta_of, show
 from studio.spec.sections import (
     AdapterSection,
     DataSection,
@@ -274,8 +274,35 @@ def _problem(error: Any) -> Problem:
     shown = repr(error["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     info = SECTIONS[location[0]].model_fields[location[1]]
-    return Problem(
-        field,
-        f"{shown} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}.",
-        f"The default is {info.default!r}.",
-    )
+    default = show(info.default) or "empty"
+    return Problem(field, f"{shown} {_why(error)}.", f"The default is {default}.")
+
+
+_WHY = {
+    "greater_than_equal": "is too small: use {ge} or more",
+    "greater_than": "is too small: use more than {gt}",
+    "less_than_equal": "is too large: use {le} or less",
+    "less_than": "is too large: use less than {lt}",
+    "literal_error": "is none of {expected}",
+    "string_too_short": "is too short",
+    "too_short": "is empty",
+    "string_type": "is not text",
+    "list_type": "is not a list of names",
+    "finite_number": "is not a finite number",
+    "none_required": "must be left empty",
+}
+
+
+def _why(error: Any) -> str:
+    """pydantic's kind of error as the end of a sentence that begins with the value."""
+    kind = str(error["type"])
+    if kind in _WHY:
+        return _WHY[kind].format(**error.get("ctx", {}))
+    for start, words in (
+        ("int", "is not a whole number"),
+        ("float", "is not a number"),
+        ("bool", "is neither true nor false"),
+    ):
+        if kind.startswith(start):
+            return words
+    return f"is not allowed: {error['msg'].lower()}"

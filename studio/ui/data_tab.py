@@ -109,10 +109,12 @@ class DataTab:
         def look_again(values: Values) -> Any:
             return look(values) if values[context.opened] == "Data" else gr.skip()
 
-        def see_again(values: Values) -> Iterator[Any]:
-            # Nobody looks: then the model's process stays away, and its memory with it.
-            yield from see(values) if values[context.opened] == "Data" else (gr.skip(),)
+        def wish(values: Values) -> Any:
+            # While nobody looks, the model's process stays away, and its memory with it.
+            return int(values[wished] or 0) + 1 if values[context.opened] == "Data" else gr.skip()
 
+        # No State: one that changes past the queue tells nobody.
+        wished = gr.Number(0, visible="hidden")
         opened = context.tab["Data"].select
         looked = [c.change for k, c in form.components.items() if k.startswith(_SEEN)]
         last: dict[str, Any] = {"trigger_mode": "always_last"}
@@ -122,7 +124,9 @@ class DataTab:
         gr.on(looked, look_again, inputs, overview_parts, **last, **QUIET)
         stream: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
         opened(see, inputs, self.seen, **stream)
-        gr.on([self.row.change, *looked], see_again, inputs, self.seen, **last, **stream)
+        changes = [self.row.change, *looked]
+        gr.on(changes, wish, {wished, context.opened}, wished, **last, **QUIET)
+        wished.change(see, inputs, self.seen, **last, **stream)
         self.back.click(lambda n: max(1, int(n or 1) - 1), self.row, self.row, **QUIET)
         self.forth.click(lambda n: int(n or 0) + 1, self.row, self.row, **QUIET)
         self.table.select(_row_of, None, self.row, **QUIET)

@@ -12,7 +12,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from studio.errors import SpecError
-from studio.spec import DEFAULTS, Meta, RunSpec, fields, parse
+from studio.spec import DEFAULTS, Meta, RunSpec, fields, meta_of, parse, show
 
 Tree = dict[str, dict[str, Any]]
 _CHOICE_LABELS = {
@@ -72,7 +72,7 @@ class Form:
         if info is None or meta is None:
             info, meta = self._fields[key]
         section, name = key.split(".")
-        value = to_widget(getattr(getattr(self.start, section), name), meta)
+        value = to_widget(getattr(getattr(self.start, section), name), info)
         common: dict[str, Any] = {
             "label": meta.label,
             "info": info.description,
@@ -106,14 +106,14 @@ class Form:
             section, name = key.split(".")
             default = getattr(getattr(DEFAULTS, section), name)
             updates[component] = to_widget(
-                tree.get(section, {}).get(name, default), self._fields[key][1]
+                tree.get(section, {}).get(name, default), self._fields[key][0]
             )
         return updates
 
     def reset(self, key: str, base: RunSpec) -> dict[Component, Any]:
         """The way back of one field, to its value in `base`."""
         section, name = key.split(".")
-        value = to_widget(getattr(getattr(base, section), name), self._fields[key][1])
+        value = to_widget(getattr(getattr(base, section), name), self._fields[key][0])
         return {self.components[key]: value}
 
     def marks(self, tree: Tree, base: RunSpec) -> dict[str, dict[str, str]]:
@@ -143,22 +143,12 @@ def field_id(key: str) -> str:
     return "f-" + key.replace(".", "-")
 
 
-def show(value: Any) -> str:
-    """A value as people write it: learning rates as 2e-4, lists with commas."""
-    if isinstance(value, float) and value and abs(value) < 1e-2:
-        digits, exponent = f"{value:.3e}".split("e")
-        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if isinstance(value, float) and value == int(value):
-        return str(int(value))
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def to_widget(value: Any, meta: Meta) -> Any:
+def to_widget(value: Any, info: FieldInfo) -> Any:
     """A field's value as its component holds it."""
+    meta = meta_of(info)
+    if value is None and _kind(info) is str:
+        # A text box that is given None says over and over that it has changed.
+        return ""
     if meta.widget == "sci":
         return show(value)
     if meta.widget == "choices":

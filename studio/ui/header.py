@@ -11,8 +11,9 @@ from studio.jobs import words
 from studio.plan.machine import machine
 from studio.runs import ENDED, Run, RunStore
 from studio.runs import events as logs
+from studio.spec import show
 from studio.ui.context import script
-from studio.ui.form import Tree, show
+from studio.ui.form import Tree
 
 _SPARK_BYTES = 8000
 _TEMPLATE = """

@@ -13,10 +13,10 @@ from studio.plan.machine import gb, machine
 from studio.plan.model import summarize
 from studio.runs import RunStore, files
 from studio.settings import Settings
-from studio.spec import RunSpec
+from studio.spec import RunSpec, show
 from studio.ui import data_tab, html
 from studio.ui.context import MAIN, QUIET, Context, Updates, Values, recipes
-from studio.ui.form import Tree, show
+from studio.ui.form import Tree
 
 _SAMPLE = 200
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
@@ -20,6 +20,7 @@ from tests.engine.helpers import start_worker, wait_until
 
 HI = [{"role": "user", "content": "What is your name? 3"}]
 Process = subprocess.Popen[str]
+Start = Callable[[Settings], Process]
 
 
 def address(settings: Settings) -> Path:
@@ -42,19 +43,28 @@ def ask(settings: Settings, **request: Any) -> list[dict[str, Any]]:
                 return replies
 
 
-def start(settings: Settings) -> Process:
-    process = start_worker(settings, "bench")
-    wait_until(lambda: address(settings).exists() or process.poll() is not None)
-    return process
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """Starts benches and returns once they listen; none outlives the tests."""
+    started = []
+
+    def begin(settings: Settings) -> Process:
+        process = start_worker(settings, "bench")
+        started.append(process)
+        wait_until(lambda: address(settings).exists() or process.poll() is not None)
+        return process
+
+    yield begin
+    for process in started:
+        with process:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
-def bench(session_settings: Settings) -> Iterator[Settings]:
+def bench(session_settings: Settings, start: Start) -> Settings:
     """A bench that serves the session's home."""
-    process = start(session_settings)
-    yield session_settings
-    process.kill()
-    process.communicate()
+    start(session_settings)
+    return session_settings
 
 
 def chat(bench: Settings, run: Run, sides: Any, **generate: Any) -> list[dict[str, Any]]:
@@ -130,7 +140,7 @@ def writing(bench: Settings, run: Run) -> Connection:
         "op": "chat",
         "run": str(run.path),
         "sides": {"base": HI},
-        "generate": {"max_new_tokens": 30_000, "do_sample": True, "temperature": 5, "top_p": 1},
+        "generate": {"max_new_tokens": 30_000},
     }
     connection = connect(bench)
     connection.send_bytes(json.dumps(request).encode())
@@ -164,7 +174,9 @@ def test_a_second_bench_leaves_the_first_alone(bench: Settings) -> None:
     assert ask(bench, op="ping")[-1]["done"]
 
 
-def test_quit_answers_and_ends_even_while_it_writes(settings: Settings, trained: Run) -> None:
+def test_quit_answers_and_ends_even_while_it_writes(
+    settings: Settings, start: Start, trained: Run
+) -> None:
     process = start(settings)
     with writing(settings, trained):
         assert ask(settings, op="quit") == [{"done": True}]
@@ -178,14 +190,12 @@ def test_quit_answers_and_ends_even_while_it_writes(settings: Settings, trained:
     following.communicate()
     # Killed, it leaves an address that leads nowhere; the one after it puts that right.
     stale = address(settings).read_text()
-    third = start(settings)
+    start(settings)
     wait_until(lambda: address(settings).exists() and address(settings).read_text() != stale)
     assert ask(settings, op="ping")[-1]["done"]
-    third.kill()
-    third.communicate()
 
 
-def test_it_goes_when_nobody_asks(settings: Settings) -> None:
+def test_it_goes_when_nobody_asks(settings: Settings, start: Start) -> None:
     process = start(replace(settings, bench_idle_s=1))
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
@@ -193,7 +203,7 @@ def test_it_goes_when_nobody_asks(settings: Settings) -> None:
     assert files.read_process(settings.home / "bench" / "pid") is None
 
 
-def test_a_term_ends_it_cleanly(settings: Settings) -> None:
+def test_a_term_ends_it_cleanly(settings: Settings, start: Start) -> None:
     process = start(settings)
     os.kill(process.pid, 15)
     process.communicate(timeout=30)

@@ -70,26 +70,30 @@ def test_what_was_trained_otherwise_merges_into_the_plain_base(
     assert torch.allclose(merged_logits(tmp_path / "out"), tuned_logits(run), atol=1e-3)
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
 def test_a_base_in_bfloat16_stays_in_bfloat16(
     new_run: Callable[..., Run],
     train_here: Callable[[Run], int],
     settings: Settings,
     tiny_model: Path,
     tmp_path: Path,
+    use_dora: bool,
 ) -> None:
-    small = tmp_path / "bf16"
+    small, out = tmp_path / "bf16", tmp_path / "out"
     AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(small)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(small)
-    run = new_run(model={"name_or_path": str(small)}, train={"max_steps": 2})
+    run = new_run(
+        model={"name_or_path": str(small)}, train={"max_steps": 2}, adapter={"use_dora": use_dora}
+    )
     assert train_here(run) == 0
-    export(run, "merged", tmp_path / "out", settings, Recorder())
-    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+    export(run, "merged", out, settings, Recorder())
+    with safe_open(out / "model.safetensors", "pt") as file:
         kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118 - as above
     assert kinds == {torch.bfloat16}
     # Rounded once, not twice: each weight is the nearest to the exact sum.
     exact = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
     exact = PeftModel.from_pretrained(exact, str(run.adapter)).merge_and_unload()
-    rounded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    rounded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     for (name, right), ours in zip(exact.named_parameters(), rounded.parameters(), strict=True):
         assert torch.equal(right.data.bfloat16().float(), ours.data), name
 

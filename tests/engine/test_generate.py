@@ -1,6 +1,8 @@
 """Answers: what the settings do, how text is streamed, and that each side is itself."""
 
 import copy
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +137,24 @@ def test_without_a_run_only_the_base_answers(
         chat.answer(spec, None, {"tuned": HI}, recorder)
     with pytest.raises(StudioError, match="no merged model"):
         chat.answer(spec, None, {"merged": HI}, recorder)
+
+
+def test_the_models_own_ideas_of_generation_stay_out(
+    session_settings: Settings, trained: Run, tiny_model: Path, tmp_path: Path
+) -> None:
+    """And a model whose files change under it is loaded again."""
+    opinionated = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    own = {"repetition_penalty": 1.9, "no_repeat_ngram_size": 1, "do_sample": True, "top_k": 3}
+    (opinionated / "generation_config.json").write_text(json.dumps(own))
+    section = trained.spec().model.model_copy(update={"name_or_path": str(opinionated)})
+    spec = RunSpec(model=section, generate=GenerateSection(max_new_tokens=12))
+    chat = Chat(session_settings)
+    said = chat.answer(spec, None, {"base": HI}, Recorder()).text["base"]
+    assert said == plain(tiny_model, HI)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.model.embed_tokens.weight.data.mul_(-1)
+    model.save_pretrained(opinionated)
+    assert chat.answer(spec, None, {"base": HI}, Recorder()).text["base"] != said
 
 
 @pytest.mark.parametrize(

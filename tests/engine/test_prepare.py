@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
 from studio.engine.prepare import IGNORED, encode
 from studio.errors import StudioError
@@ -55,6 +56,17 @@ def test_the_tokens_are_those_the_template_gives(tiny_tokenizer: Any) -> None:
     prompt = tiny_tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True)["input_ids"]
     first = encoded.trained.index(True)
     assert encoded.input_ids[:first] == prompt
+
+
+def test_the_templates_first_token_is_not_doubled(tiny_tokenizer: Any) -> None:
+    """Many tokenizers put a first token before any text; the template has written it by then."""
+    adding = copy.deepcopy(tiny_tokenizer)
+    adding.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    assert adding("a")["input_ids"][0] == 0
+    expected = encode(tiny_tokenizer, CHAT, "assistant", 1000)
+    assert encode(adding, CHAT, "assistant", 1000) == expected
 
 
 @pytest.mark.parametrize("length", [1, 20, 45])

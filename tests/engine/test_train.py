@@ -33,8 +33,8 @@ def worker(settings: Settings) -> Iterator[Worker]:
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:
+            process.kill()
 
 
 def of_kind(run: Run, kind: str) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def page(home: Settings) -> gr.Blocks:
     return build(home)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(home: Settings, page: gr.Blocks) -> Iterator[httpx.Client]:
     """A client of the served page, which stands in an environment with a secret."""
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def browser(home: Settings, page: gr.Blocks) -> Iterator[httpx.Client]:
         page.close(verbose=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def config(browser: httpx.Client) -> dict[str, Any]:
     """What the page tells every browser about itself."""
     told: dict[str, Any] = browser.get("/config").json()

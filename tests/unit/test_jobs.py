@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -49,10 +52,8 @@ def worker(run: Run) -> Iterator["subprocess.Popen[bytes]"]:
     write_process(run.pid, process.pid)
     append(run.events, {"type": "start", "max_steps": 9})
     yield process
-    for living in (
-        [*psutil.Process(process.pid).children(), process] if process.poll() is None else []
-    ):
-        living.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
 
@@ -68,6 +69,23 @@ def test_a_second_run_is_refused_while_one_is_going(
 ) -> None:
     refused(lambda: jobs.start(store, settings, DEFAULTS, "b"), f"{run.id} is still going")
     assert store.list() == [run]
+
+
+def test_of_two_starts_at_once_one_wins(store: RunStore, settings: Settings) -> None:
+    folder = settings.home / "bench"
+    folder.mkdir(parents=True)
+    # Both have to wait for this bench to end, and look for a run before that.
+    bench = subprocess.Popen(["sleep", "0.5"])
+    write_process(folder / "pid", bench.pid)
+    with ThreadPoolExecutor(2) as pool:
+        starts = [pool.submit(jobs.start, store, settings, DEFAULTS, name) for name in "ab"]
+        refusals = [start.exception() for start in starts]
+    bench.wait()
+    started = store.list()
+    for run in started:
+        jobs.stop(run, now=True)
+    assert len(started) == 1
+    assert ["is still going" in str(refusal) for refusal in refusals if refusal] == [True]
 
 
 def test_the_chat_waits_for_a_run(
@@ -223,6 +241,7 @@ def test_leaving_in_the_middle_tells_the_bench(settings: Settings) -> None:
     server = Server(settings, lambda connection: say(connection, delta={"base": "Hi"}))
     replies = jobs.Bench(settings).ask({"op": "chat"})
     assert next(replies) == {"delta": {"base": "Hi"}}
+    assert isinstance(replies, Generator)
     replies.close()
     assert server.gone.wait(5)
 

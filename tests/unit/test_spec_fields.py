@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
@@ -63,11 +63,11 @@ def test_a_number_has_bounds_and_what_lies_outside_is_refused(
 ) -> None:
     low = next((m for m in info.metadata if isinstance(m, Ge | Gt)), None)
     assert low is not None, "a number needs a lower bound"
-    below = low.ge - 1 if isinstance(low, Ge) else low.gt
+    below = cast(float, low.ge) - 1 if isinstance(low, Ge) else low.gt
     assert list(problems({section: {name: below}})) == [f"{section}.{name}"]
     high = next((m for m in info.metadata if isinstance(m, Le | Lt)), None)
     if high is not None:
-        above = high.le + 1 if isinstance(high, Le) else high.lt
+        above = cast(float, high.le) + 1 if isinstance(high, Le) else high.lt
         assert list(problems({section: {name: above}})) == [f"{section}.{name}"]
 
 

@@ -5,10 +5,12 @@ function write() {
   try { marks = JSON.parse(props.value || '{}'); } catch (e) { return; }
   document.querySelectorAll('.field').forEach((field) => {
     const mark = marks[field.id] || {};
-    if (mark.problem) field.dataset.problem = mark.problem; else delete field.dataset.problem;
+    if (field.dataset.problem !== mark.problem) {
+      if (mark.problem) field.dataset.problem = mark.problem; else delete field.dataset.problem;
+    }
     let back = field.querySelector(':scope > .way-back');
     if (!('changed' in mark)) { delete field.dataset.changed; if (back) back.remove(); return; }
-    field.dataset.changed = '1';
+    if (!field.dataset.changed) field.dataset.changed = '1';
     if (!back) {
       back = document.createElement('button');
       back.className = 'way-back';
@@ -16,7 +18,8 @@ function write() {
       back.addEventListener('click', () => trigger('select', { field: field.id }));
       field.appendChild(back);
     }
-    back.textContent = '↺ ' + (mark.changed === '' ? 'empty' : mark.changed.slice(0, 24));
+    const words = '↺ ' + (mark.changed === '' ? 'empty' : mark.changed.slice(0, 24));
+    if (back.textContent !== words) back.textContent = words;
     back.setAttribute('aria-label', 'Back to ' + (mark.changed || 'empty'));
   });
   document.querySelectorAll('.advanced').forEach((group) => {
@@ -26,17 +29,16 @@ function write() {
     const label = group.querySelector('button span') || group.querySelector('button');
     if (!label) return;
     const words = (changed ? changed + ' changed' : '') + (wrong ? (changed ? ', ' : '') + wrong + ' to mend' : '');
-    if (words) label.dataset.count = words; else delete label.dataset.count;
+    if (label.dataset.count !== (words || undefined)) {
+      if (words) label.dataset.count = words; else delete label.dataset.count;
+    }
   });
 }
 const groups = JSON.parse(props.groups || '{}');
 watch('value', write);
 write();
-// A tab's fields are made when it is first opened.
-let waiting = null;
-const seen = new MutationObserver((changes) => {
-  if (changes.every((c) => [...c.addedNodes].every((n) => !n.querySelector || !n.querySelector('.field')))) return;
-  clearTimeout(waiting);
-  waiting = setTimeout(write, 60);
-});
-seen.observe(document.body, { childList: true, subtree: true });
+// A tab's fields are made when it is first opened, in several strokes, and Gradio may make them anew.
+const timer = setInterval(() => {
+  if (!element.isConnected) clearInterval(timer);
+  else if (!document.hidden) write();
+}, 500);

@@ -1,0 +1,171 @@
+"""The live view: a tick costs what is new, and a long chart keeps what matters."""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from studio.runs import Run, RunStore
+from studio.runs.events import append
+from studio.runs.files import write_process
+from studio.spec import DEFAULTS
+from studio.ui.live import listed, tick
+
+START = {
+    "type": "start", "time": 1_800_000_000.0, "max_steps": 200_000, "num_train_epochs": 3,
+    "train_rows": 150, "eval_rows": 10, "parameters": 134_515_008, "trainable": 4_884_480,
+    "device": "CPU",
+}  # fmt: skip
+
+
+def point(step: int, loss: float = 2.3456) -> dict[str, Any]:
+    """What the worker writes after a step."""
+    return {
+        "type": "log", "time": 1_800_000_000.0 + step, "step": step, "epoch": step / 66_666,
+        "loss": loss, "learning_rate": 1.9432e-4, "grad_norm": 1.2345, "num_tokens": 512 * step,
+        "tokens_per_second": 812.34,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "runs")
+
+
+def made(store: RunStore, steps: int) -> Run:
+    """A run that goes on and has logged so many steps."""
+    run = store.create(DEFAULTS, "long")
+    write_process(run.pid, psutil.Process().pid)
+    with run.events.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(START) + "\n")
+        file.writelines(json.dumps(point(n)) + "\n" for n in range(1, steps + 1))
+    return run
+
+
+def test_a_tick_brings_what_is_new(store: RunStore) -> None:
+    run = made(store, 3)
+    first = tick({"run": run.id, "offset": 0}, store)
+    assert [p["step"] for p in first["points"]] == [1, 2, 3]
+    assert first["points"][2]["seconds"] == 3.0 and "time" not in first["points"][2]
+    assert (first["state"]["step"], first["state"]["max_steps"]) == (3, 200_000)
+    assert first["state"]["status"] == "running" and first["state"]["words"] == "training"
+    again = tick({"run": run.id, "offset": first["offset"]}, store)
+    assert again["points"] == [] and again["offset"] == first["offset"]
+    append(run.events, {"type": "eval", "step": 3, "eval_loss": 1.5})
+    new = tick({"run": run.id, "offset": again["offset"]}, store)
+    assert [(p["step"], p["eval_loss"]) for p in new["points"]] == [(3, 1.5)]
+    assert new["state"]["eval_loss"] == 1.5
+
+
+def test_a_reader_that_comes_later_gets_the_whole_chart(store: RunStore) -> None:
+    run = made(store, 50)
+    tick({"run": run.id, "offset": 0}, store)
+    assert len(tick({"run": run.id, "offset": 0}, store)["points"]) == 50
+    assert len(tick({"run": run.id, "offset": 0}, RunStore(store.root))["points"]) == 50
+
+
+@pytest.mark.parametrize("offset", [-5, "x", None, 1.5, [1]])
+def test_an_offset_that_is_none_means_from_the_beginning(store: RunStore, offset: object) -> None:
+    run = made(store, 3)
+    assert len(tick({"run": run.id, "offset": offset}, store)["points"]) == 3
+
+
+class Cost:
+    """Bytes sent, bytes read and seconds of CPU of the ticks after a run's first so many steps."""
+
+    def __init__(self, store: RunStore, steps: int) -> None:
+        run = made(store, steps)
+        offset = tick({"run": run.id, "offset": run.events.stat().st_size}, store)["offset"]
+        sent, read, seconds = [], [], []
+        process = psutil.Process()
+        for step in range(steps + 1, steps + 41):
+            append(run.events, point(step))
+            before, began = process.io_counters().read_chars, time.thread_time()
+            answer = tick({"run": run.id, "offset": offset}, store)
+            seconds.append(time.thread_time() - began)
+            read.append(process.io_counters().read_chars - before)
+            assert [p["step"] for p in answer["points"]] == [step]
+            offset = answer["offset"]
+            sent.append(len(json.dumps(answer)))
+        self.sent, self.read = statistics.mean(sent), statistics.median(read)
+        self.seconds = statistics.median(seconds)
+
+
+def test_a_tick_at_step_100000_costs_what_it_costs_at_step_100(tmp_path: Path) -> None:
+    early = Cost(RunStore(tmp_path / "a"), 100)
+    late = Cost(RunStore(tmp_path / "b"), 100_000)
+    assert late.sent == pytest.approx(early.sent, rel=0.1)
+    assert late.read == pytest.approx(early.read, rel=0.1)
+    # Loosely, since others use these cores too: bench/ measures it well. The whole log would take
+    # a thousand times as long.
+    assert late.seconds < 3 * early.seconds
+
+
+def test_a_long_chart_is_thinned_and_keeps_every_spike_and_every_evaluation(
+    store: RunStore,
+) -> None:
+    run = made(store, 0)
+    spikes = {777: 99.0, 5_003: 98.0, 11_999: 97.0}
+    dips = {1_234: 0.01, 9_876: 0.02}
+    with run.events.open("a", encoding="utf-8") as file:
+        for step in range(1, 12_001):
+            loss = spikes.get(step) or dips.get(step) or 2.0 + (step * 37 % 101) / 1000
+            file.write(json.dumps(point(step, loss)) + "\n")
+            if step % 200 == 0:
+                file.write(json.dumps({"type": "eval", "step": step, "eval_loss": 1.0}) + "\n")
+    points = tick({"run": run.id, "offset": 0}, store)["points"]
+    losses = {p["step"]: p["loss"] for p in points if "loss" in p}
+    assert spikes.items() <= losses.items() and dips.items() <= losses.items()
+    assert len([p for p in points if "eval_loss" in p]) == 60
+    assert 1_000 < len(points) < 2_500
+    steps = [p["step"] for p in points]
+    assert steps == sorted(steps)
+
+
+def test_a_short_chart_is_not_thinned(store: RunStore) -> None:
+    assert len(tick({"run": made(store, 2_000).id, "offset": 0}, store)["points"]) == 2_000
+
+
+def test_what_ended_is_said_with_why(store: RunStore) -> None:
+    run = made(store, 2)
+    end = {
+        "type": "end",
+        "status": "failed",
+        "message": "Out of memory.",
+        "hint": "Less.",
+        "stage": "training",
+    }
+    append(run.events, {"type": "note", "text": "slow disk"})
+    append(run.events, end)
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    assert state["status"] == "failed" and state["notes"] == ["slow disk"]
+    assert state["problem"] == {"message": "Out of memory.", "hint": "Less.", "stage": "training"}
+    assert "remaining" not in state
+
+
+def test_a_run_that_is_asked_to_stop_says_so(store: RunStore) -> None:
+    run = made(store, 2)
+    run.stop.touch()
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    assert state["status"] == "stopping" and "saving" in state["words"]
+    append(run.events, {"type": "end", "status": "stopped", "step": 2})
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    assert state["words"] == "stopped at step 2"
+
+
+def test_all_runs_are_listed_newest_first(store: RunStore) -> None:
+    for name in ("20250101-101112-a", "20250203-101112-b"):
+        run = Run(store.root / name)
+        run.path.mkdir(parents=True)
+        append(
+            run.events, {"type": "end", "status": "finished", "train_loss": 2.0, "eval_loss": 1.0}
+        )
+    rows = listed(store)
+    assert [(r["name"], r["when"], r["status"]) for r in rows] == [
+        ("b", "03.02. 10:11", "finished"), ("a", "01.01. 10:11", "finished"),
+    ]  # fmt: skip
+    assert rows[0]["loss"] == 2.0 and rows[0]["eval_loss"] == 1.0

@@ -1,0 +1,260 @@
+"""What the tabs decide: what is kept of an upload and a recipe, what is refused, who answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio.errors import SpecError, StudioError
+from studio.runs import RunStore
+from studio.runs.events import append
+from studio.settings import Settings
+from studio.spec import DEFAULTS, diff, load, parse
+from studio.ui import chat_tab, data_tab, export_tab, runs_tab, tune_tab
+from studio.ui.context import MAIN, lenient, recipes
+from tests.ui.conftest import write
+
+ROW = '{"question": "a", "answer": "b"}\n'
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Settings:
+    """A workspace beside which lie data and a model."""
+    (tmp_path / "work").mkdir()
+    write(tmp_path / "secret.jsonl", ROW * 5)
+    write(tmp_path / "model" / "config.json", "{}")
+    return Settings(home=tmp_path / "home", workspace=tmp_path / "work")
+
+
+def refused(settings: Settings, tree: dict[str, Any]) -> dict[str, str]:
+    """What the page says is wrong before a start, by field."""
+    with pytest.raises(SpecError) as caught:
+        runs_tab.judge(settings, parse(tree))
+    assert all(p.hint for p in caught.value.problems)
+    return {p.field: p.message for p in caught.value.problems}
+
+
+def test_the_defaults_may_start(settings: Settings) -> None:
+    runs_tab.judge(settings, DEFAULTS)
+
+
+def test_data_and_model_outside_the_workspace_are_refused_at_their_fields(
+    confined: Settings,
+) -> None:
+    found = refused(
+        confined, {"data": {"path": "../secret.jsonl"}, "model": {"name_or_path": "../model"}}
+    )
+    assert set(found) == {"data.path", "model.name_or_path"}
+    assert all("outside the workspace" in message for message in found.values())
+
+
+def test_missing_data_and_models_are_refused_at_their_fields(settings: Settings) -> None:
+    found = refused(settings, {"data": {"path": "nix.jsonl"}, "model": {"name_or_path": "./nix"}})
+    assert set(found) == {"data.path", "model.name_or_path"}
+
+
+@pytest.mark.parametrize("text", ["", ROW, "{", "[1]\n" * 3])
+def test_data_that_cannot_be_trained_on_is_refused(settings: Settings, text: str) -> None:
+    write(settings.workspace / "few.jsonl", text)
+    assert list(refused(settings, {"data": {"path": "few.jsonl"}})) == ["data.path"]
+
+
+def test_data_outside_the_workspace_is_neither_listed_nor_shown(confined: Settings) -> None:
+    chosen = parse({"data": {"path": "../secret.jsonl"}})
+    words, table = data_tab.overview(confined, chosen)
+    assert "outside the workspace" in words and table == []
+    assert "outside the workspace" in "".join(data_tab.seen(confined, chosen, 1))
+    assert data_tab.rows(confined, chosen.model_dump()) == 0
+
+
+@pytest.mark.parametrize("path", ["a\0b", "~nobody-of-that-name/x", "x" * 5000, "/proc/1/mem"])
+def test_a_path_that_is_none_is_told_on_the_data_tab(settings: Settings, path: str) -> None:
+    words, table = data_tab.overview(settings, parse({"data": {"path": path}}))
+    assert "problem" in words and table == []
+
+
+def test_rows_are_counted_within_the_limit(settings: Settings) -> None:
+    write(settings.workspace / "a.jsonl", ROW * 7)
+    assert data_tab.count(settings, parse({"data": {"path": "a.jsonl"}})) == 7
+    assert data_tab.count(settings, parse({"data": {"path": "a.jsonl", "max_rows": 3}})) == 3
+    assert data_tab.count(settings, parse({"data": {"path": "owner/name"}})) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("mine.jsonl", "mine.jsonl"),
+        ("../../etc/passwd.json", "passwd.json"),
+        ("..hidden.csv", "hidden.csv"),
+        ("réponses (1).jsonl", "réponses-1-.jsonl"),
+        ("a'b\"<c>.csv", "a-b-c-.csv"),
+    ],
+)
+def test_an_upload_is_kept_in_the_home_under_a_plain_name(
+    settings: Settings, tmp_path: Path, name: str, kept: str
+) -> None:
+    source = write(tmp_path / "temporary" / Path(name).name, ROW)
+    path = Path(data_tab.take_upload(settings, str(source)))
+    assert path == settings.uploads / kept
+    assert path.read_text(encoding="utf-8") == ROW
+    assert settings.confine(str(path)) == path
+    assert str(path) in [value for _label, value in data_tab.choices(settings)]
+
+
+def test_a_recipe_is_saved_and_found_again(settings: Settings) -> None:
+    wanted = parse({"train": {"learning_rate": 1e-3}, "adapter": {"r": 4}})
+    name = tune_tab.save(settings, "  My first Recipe! ", wanted)
+    assert name == "my-first-recipe"
+    assert load(recipes(settings)[name].path) == wanted
+    assert next(iter(recipes(settings))) == MAIN
+
+
+@pytest.mark.parametrize("name", ["", "  ", "!!", "日本", "x" * 41, "persona", "Persona!"])
+def test_a_name_that_is_none_or_taken_is_refused(settings: Settings, name: str) -> None:
+    with pytest.raises(StudioError) as caught:
+        tune_tab.save(settings, name, DEFAULTS)
+    assert caught.value.hint and not settings.recipes.exists()
+
+
+def test_a_recipe_that_cannot_be_written_is_told(settings: Settings) -> None:
+    write(settings.home / "recipes", "a file")
+    with pytest.raises(StudioError, match="can't be written"):
+        tune_tab.save(settings, "mine", DEFAULTS)
+
+
+def test_an_own_recipe_is_described_by_its_first_comment(settings: Settings) -> None:
+    write(settings.recipes / "mine.yaml", "# Why I made it.\n# More.\ntrain:\n  seed: 1\n")
+    write(settings.recipes / "plain.yaml", "train:\n  seed: 1\n")
+    found = recipes(settings)
+    assert (found["mine"].about, found["plain"].about) == ("Why I made it.", "")
+
+
+def test_a_wrong_field_does_not_hide_what_the_others_say() -> None:
+    tree = parse({"train": {"seed": 7}, "adapter": {"r": 4}}).model_dump()
+    tree["train"]["learning_rate"] = "fast"
+    tree["model"]["dtype"] = None
+    assert diff(lenient(tree)) == {"train": {"seed": 7}, "adapter": {"r": 4}}
+
+
+def test_the_summary_says_what_will_happen(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    tree = parse({"train": {"max_steps": 20}, "data": {"max_rows": 100}}).model_dump()
+    words = tune_tab.right(settings, store, tree, MAIN)
+    for part in (
+        ">90<",
+        "and 10 held back",
+        ">20<",
+        "8 rows each",
+        "a first guess",
+        "max_steps: 20",
+    ):
+        assert part in words, part
+
+
+def test_the_time_is_learned_from_an_earlier_run_of_the_same_model(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    run = store.create(DEFAULTS, "a")
+    append(run.events, {"type": "log", "step": 1, "loss": 1.0, "tokens_per_second": 1.0})
+    append(run.events, {"type": "end", "status": "finished"})
+    tree = DEFAULTS.model_dump()
+    assert "from your earlier runs" in tune_tab.right(settings, store, tree, MAIN)
+    tree["model"]["quantization"] = "nf4"
+    assert "a first guess" in tune_tab.right(settings, store, tree, MAIN)
+
+
+def test_the_summary_lists_everything_that_must_be_mended(settings: Settings) -> None:
+    tree = DEFAULTS.model_dump()
+    tree["adapter"]["r"] = 0
+    tree["train"]["optim"] = "adam"
+    words = tune_tab.right(settings, RunStore(settings.runs), tree, MAIN)
+    assert "adapter.r" in words and "train.optim" in words and "Mend these first" in words
+
+
+# Chat and Export: what they decide without a model.
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def test_who_answers_follows_from_the_mode_and_the_run() -> None:
+    assert chat_tab.answering(chat_tab.PAIR, "a run") == ("base", "tuned")
+    assert chat_tab.answering(chat_tab.PAIR, None) == ("base",)
+    assert chat_tab.answering(chat_tab.MERGED, "a run") == ("merged",)
+
+
+def test_asking_again_takes_the_last_question_and_its_answers_back() -> None:
+    kept = {
+        "base": [
+            turn("user", "1"),
+            turn("assistant", "a"),
+            turn("user", "2"),
+            turn("assistant", "b"),
+        ],
+        "tuned": [turn("user", "2")],
+        "merged": [turn("user", "9"), turn("assistant", "z")],
+    }
+    assert chat_tab.forget_answer(kept, ("base", "tuned")) == "2"
+    assert kept["base"] == [turn("user", "1"), turn("assistant", "a")]
+    assert kept["tuned"] == [] and len(kept["merged"]) == 2
+    assert chat_tab.forget_answer({}, ("base",)) == ""
+
+
+def test_the_merged_model_is_shown_alone() -> None:
+    kept = {"base": [turn("user", "1")], "tuned": [], "merged": [turn("user", "2")]}
+    left, right = chat_tab.shown(kept, chat_tab.MERGED)
+    assert left == {"visible": False} and right["value"] == [turn("user", "2")]
+    left, right = chat_tab.shown(kept, chat_tab.PAIR)
+    assert left["visible"] and left["value"] == [turn("user", "1")] and right["value"] == []
+
+
+def test_a_question_that_cannot_be_answered_leaves_the_conversation_as_it_was(
+    settings: Settings,
+) -> None:
+    store = RunStore(settings.runs)
+    kept = {"base": [turn("user", "1"), turn("assistant", "a")]}
+    for run_id, sides in (("20250101-000000-gone", ("base", "tuned")), (None, ("tuned",))):
+        *_, (after, words) = chat_tab.answer(
+            store, settings, run_id, DEFAULTS, "Hi", sides, kept, DEFAULTS.generate
+        )
+        assert after == {"base": [turn("user", "1"), turn("assistant", "a")]}
+        assert "problem" in words
+
+
+def test_wrong_generation_settings_are_told_and_other_fields_do_not_matter() -> None:
+    tree = DEFAULTS.model_dump()
+    tree["train"]["seed"] = "x"
+    assert chat_tab.generation(tree) == DEFAULTS.generate
+    tree["generate"]["top_p"] = 2
+    with pytest.raises(SpecError, match=r"generate\.top_p"):
+        chat_tab.generation(tree)
+
+
+def test_only_ended_runs_with_an_adapter_can_be_talked_to(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    assert chat_tab.tuned_runs(store) == []
+    going, bare, good = (store.create(DEFAULTS, name) for name in ("going", "bare", "good"))
+    for run in (going, good):
+        write(run.adapter / "adapter_config.json", "{}")
+    for run in (bare, good):
+        append(run.events, {"type": "end", "status": "finished"})
+    assert chat_tab.tuned_runs(store) == [good]
+
+
+def test_nothing_to_export_is_told(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    assert "no tuned model yet" in "".join(export_tab.make(store, settings, None, "adapter"))
+    run = store.create(DEFAULTS, "a")
+    assert "has no adapter" in "".join(export_tab.make(store, settings, run.id, "adapter"))
+    assert "There is no run" in "".join(export_tab.make(store, settings, "nix", "adapter"))
+
+
+def test_what_was_exported_is_listed_with_how_to_use_it(settings: Settings) -> None:
+    run = RunStore(settings.runs).create(DEFAULTS, "a")
+    (run.export / "adapter").mkdir(parents=True)
+    (run.export / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * 2_500_000)
+    write(run.export / "adapter" / "adapter_config.json", "{}")
+    words = export_tab.done(run, "adapter")
+    assert "2.5 MB" in words and "0.0 kB" in words
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in words and "PeftModel" in words
+    assert "Not made yet" in export_tab.done(run, "merged")

@@ -1,0 +1,315 @@
+"""The page's handlers, asked over the wire as a browser asks them, with no browser around."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from studio.errors import SpecError
+from studio.runs import Run, RunStore
+from studio.runs.events import append
+from studio.runs.files import write_process
+from studio.settings import PROJECT, Settings
+from studio.spec import DEFAULTS, RunSpec, fields, load, parse
+from studio.ui.form import field_id
+from tests.ui.conftest import write
+
+PERSONA = load(PROJECT / "presets" / "persona.yaml")
+KEYS = {field_id(f"{s}.{n}"): (s, n) for s, n, _info, _meta in fields()}
+INFOS = {field_id(f"{s}.{n}"): info for s, n, info, _meta in fields()}
+# For the fields whose other values can't be told from their type.
+OTHERS: dict[str, Any] = {
+    "f-model-name_or_path": "owner/name", "f-model-revision": "v1", "f-data-path": "other/set",
+    "f-data-name": "x", "f-data-split": "test", "f-data-revision": "v2", "f-data-max_rows": 9,
+    "f-data-system_prompt": "Be kind.", "f-adapter-target_modules": ["q_proj"],
+    "f-train-neftune_noise_alpha": 5, "f-generate-system_prompt": "Be brief.",
+}  # fmt: skip
+
+
+class Page:
+    """Fires events of the served page and gives what comes back by element id."""
+
+    def __init__(self, browser: httpx.Client, config: dict[str, Any]) -> None:
+        self._browser = browser
+        self._dependencies = config["dependencies"]
+        self._parts = {c["id"]: c for c in config["components"]}
+
+    def _name(self, number: int) -> str:
+        if number not in self._parts:
+            return "page"
+        part = self._parts[number]
+        return str(part["props"].get("elem_id") or part["props"].get("storage_key") or part["type"])
+
+    def fire(
+        self,
+        element: str,
+        event: str,
+        values: dict[str, Any] | None = None,
+        *,
+        gives: str = "",
+        data: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What the handler answers, one that `gives` that element if there are several. `values`
+        stand in the boxes of these ids, all others hold what they open with; `data` is what the
+        page's own components send along."""
+        (wanted,) = [
+            d
+            for d in self._dependencies
+            if any(e == event and self._name(t) == element for t, e in d["targets"])
+            and not d["queue"]
+            and (not gives or gives in map(self._name, d["outputs"]))
+        ]
+        opened = {n: self._parts[n]["props"].get("value") for n in wanted["inputs"]}
+        filled = [(values or {}).get(self._name(n), opened[n]) for n in wanted["inputs"]]
+        body = {
+            "fn_index": wanted["id"], "session_hash": "test", "data": filled, "event_data": data,
+            "trigger_id": wanted["targets"][0][0],
+        }  # fmt: skip
+        answer = self._browser.post("/gradio_api/run/predict", json=body)
+        assert answer.status_code == 200, answer.text
+        names = [self._name(n) for n in wanted["outputs"]]
+        return {
+            name: value
+            for name, value in zip(names, answer.json()["data"], strict=True)
+            if value != {"__type__": "update"}
+        }
+
+    def call(self, element: str, function: str, data: Any) -> httpx.Response:
+        """A function of the server that an element of the page may call."""
+        (number,) = [n for n in self._parts if self._name(n) == element]
+        body = {"component_id": number, "fn_name": function, "data": data, "session_hash": "test"}
+        return self._browser.post("/gradio_api/component_server", json=body)
+
+
+@pytest.fixture
+def served(browser: httpx.Client, config: dict[str, Any]) -> Page:
+    return Page(browser, config)
+
+
+@pytest.fixture
+def going(home: Settings) -> Iterator[Run]:
+    """A run that is being trained, as far as anybody can see."""
+    run = RunStore(home.runs).create(DEFAULTS, "going")
+    write_process(run.pid, os.getpid())
+    append(run.events, {"type": "start", "max_steps": 9})
+    append(run.events, {"type": "log", "step": 4, "loss": 2.5})
+    run.log.write_text("Loading\n<b>done</b>\n", encoding="utf-8")
+    yield run
+    shutil.rmtree(run.path)
+
+
+def spec_of(answer: dict[str, Any]) -> RunSpec:
+    """The spec that the boxes of an answer hold."""
+    tree: dict[str, dict[str, Any]] = {}
+    for key, (section, name) in KEYS.items():
+        value = answer[key]
+        tree.setdefault(section, {})[name] = value if value != "" else None
+    tree["generate"]["system_prompt"] = answer["f-generate-system_prompt"]
+    return parse(tree)
+
+
+def marks(answer: dict[str, Any]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(answer["marks"])
+    return found
+
+
+def test_the_page_opens_with_the_main_recipe(served: Page) -> None:
+    answer = served.fire("page", "load")
+    assert spec_of(answer) == PERSONA
+    assert marks(answer) == {}
+    assert "persona" in answer["chosen"] and "What will happen" in answer["tune-summary"]
+    assert "Apache-2.0" in answer["model-summary"]
+
+
+def test_a_reload_brings_back_what_was_typed_right_or_wrong(served: Page) -> None:
+    tree = PERSONA.model_dump()
+    tree["train"] |= {"learning_rate": "fast", "seed": 7, "from_an_older_version": 1}
+    draft = {"recipe": "persona", "tree": tree}
+    answer = served.fire("page", "load", {"atelier-draft": draft})
+    assert (answer["f-train-learning_rate"], answer["f-train-seed"]) == ("fast", 7)
+    assert set(marks(answer)) == {"f-train-learning_rate", "f-train-seed"}
+    assert "problem" in marks(answer)["f-train-learning_rate"]
+
+
+@pytest.mark.parametrize("draft", [None, {}, {"recipe": "gone"}, {"recipe": None, "tree": {}}])
+def test_a_draft_that_is_none_opens_the_main_recipe(served: Page, draft: Any) -> None:
+    assert spec_of(served.fire("page", "load", {"atelier-draft": draft})) == PERSONA
+
+
+def other(key: str) -> Any:
+    """A value of the field that the recipe in hand doesn't have."""
+    if key in OTHERS:
+        return OTHERS[key]
+    section, name = KEYS[key]
+    now = getattr(getattr(PERSONA, section), name)
+    if isinstance(now, bool):
+        return not now
+    candidates: list[Any] = [c for c in get_args(INFOS[key].annotation) if isinstance(c, str)]
+    if isinstance(now, int | float):
+        candidates = [now + n for n in (1, 0.25, -0.25, 25)]
+    return next(v for v in candidates if v != now and allowed(section, name, v))
+
+
+def allowed(section: str, name: str, value: Any) -> bool:
+    try:
+        parse({section: {name: value}})
+    except SpecError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_control_reaches_the_spec_and_is_marked(served: Page, key: str) -> None:
+    section, name = KEYS[key]
+    value = other(key)
+    opened = served.fire("page", "load")
+    answer = served.fire(key, "change", {**opened, key: value}, gives="marks")
+    assert list(marks(answer)) == [key] and list(marks(answer)[key]) == ["changed"]
+    kept = answer["atelier-draft"]
+    assert kept["recipe"] == "persona"
+    wanted = PERSONA.model_dump()
+    wanted[section][name] = value
+    assert parse(kept["tree"]) == parse(wanted) != PERSONA
+
+
+def test_everything_on_the_right_answers_a_change(served: Page) -> None:
+    opened = served.fire("page", "load")
+    changed = {**opened, "f-train-max_steps": 33, "f-model-quantization": "nf4"}
+    answer = served.fire("f-train-max_steps", "change", changed, gives="marks")
+    assert "33 steps" in answer["chosen"] and "in nf4" in answer["chosen"]
+    assert ">33<" in answer["tune-summary"] and "max_steps: 33" in answer["tune-summary"]
+    assert "chosen-row'><td>nf4" in answer["model-summary"]
+
+
+def test_every_wrong_field_is_marked_while_the_rest_goes_on(served: Page) -> None:
+    opened = served.fire("page", "load")
+    wrong = {"f-adapter-r": 0, "f-train-learning_rate": "", "f-train-max_length": None}
+    answer = served.fire("f-adapter-r", "change", {**opened, **wrong}, gives="marks")
+    assert set(marks(answer)) == set(wrong)
+    assert all("problem" in mark for mark in marks(answer).values())
+    assert "mend <b>3 settings" in answer["chosen"]
+    assert "135 M" in answer["model-summary"]
+
+
+def test_the_way_back_sets_one_field_and_no_other(served: Page) -> None:
+    answer = served.fire("marks", "select", data={"field": "f-train-learning_rate"})
+    assert {k: v for k, v in answer.items() if k in KEYS} == {
+        "f-train-learning_rate": f"{PERSONA.train.learning_rate * 1000:g}e-3"
+    }
+    for unknown in ("f-nix", "", "__class__", "f-train-nix"):
+        assert served.fire("marks", "select", data={"field": unknown}) == {}
+
+
+@pytest.mark.parametrize("button", ["start-model", "start-data", "start-tune", "start-runs"])
+def test_start_refuses_wrong_settings_beside_their_fields(
+    served: Page, home: Settings, button: str
+) -> None:
+    opened = served.fire("page", "load")
+    wrong = {**opened, "f-adapter-r": 0, "f-train-learning_rate": "fast"}
+    answer = served.fire(button, "click", wrong)
+    assert answer["tabs"]["selected"] == "Tune"
+    assert {k for k, mark in marks(answer).items() if "problem" in mark} == {
+        "f-adapter-r", "f-train-learning_rate",
+    }  # fmt: skip
+    assert "adapter.r" in answer["tune-summary"]
+    assert RunStore(home.runs).active() is None
+
+
+def test_start_refuses_files_that_are_missing_or_outside(served: Page, home: Settings) -> None:
+    write(home.workspace.parent / "outside.jsonl", '{"question": "a", "answer": "b"}\n' * 3)
+    opened = served.fire("page", "load")
+    for path, words in (("nix.jsonl", "no file"), ("../outside.jsonl", "outside the workspace")):
+        chosen = {**opened, "f-data-path": path, "f-model-name_or_path": "./nix"}
+        found = marks(served.fire("start-tune", "click", chosen))
+        assert words in found["f-data-path"]["problem"]
+        assert "no model" in found["f-model-name_or_path"]["problem"]
+    assert RunStore(home.runs).active() is None
+
+
+def test_start_refuses_a_second_run(served: Page, home: Settings, going: Run) -> None:
+    before = RunStore(home.runs).list()
+    answer = served.fire("start-tune", "click", served.fire("page", "load"))
+    assert "still going" in answer["runs-message"]
+    assert RunStore(home.runs).list() == before
+
+
+def test_stop_asks_the_run_that_goes(served: Page, going: Run) -> None:
+    answer = served.fire("stop-run", "click")
+    assert going.stop.exists() and "problem" not in answer["runs-message"]
+    assert answer["kill-run"]["visible"] is True
+    assert answer["stop-run"]["interactive"] is False
+
+
+def test_a_recipe_is_saved_and_loaded_again(served: Page, home: Settings) -> None:
+    opened = served.fire("page", "load")
+    answer = served.fire(
+        "recipe-save", "click", {**opened, "f-train-seed": 99, "recipe-name": "My own"}
+    )
+    assert "my-own" in answer["tune-summary"] and answer["recipe"]["value"] == "my-own"
+    assert load(home.recipes / "my-own.yaml").train.seed == 99
+    taken = served.fire("recipe", "input", {"recipe": "my-own"})
+    assert spec_of(taken) == load(home.recipes / "my-own.yaml")
+    taken = served.fire("recipe", "input", {"recipe": "persona"})
+    assert spec_of(taken) == PERSONA
+    (home.recipes / "my-own.yaml").unlink()
+
+
+def test_a_recipe_without_a_name_or_with_wrong_settings_is_not_saved(
+    served: Page, home: Settings
+) -> None:
+    opened = served.fire("page", "load")
+    for values in ({"recipe-name": ""}, {"recipe-name": "x", "f-adapter-r": 0}):
+        answer = served.fire("recipe-save", "click", {**opened, **values})
+        assert "Not saved" in answer["tune-summary"]
+    assert not list(home.recipes.glob("*")) if home.recipes.exists() else True
+
+
+def test_a_recipe_that_is_broken_is_told_and_changes_no_field(served: Page, home: Settings) -> None:
+    path = write(home.recipes / "broken.yaml", "train:\n  sede: 1\n")
+    # A reload, so that it can be picked.
+    served.fire("page", "load")
+    answer = served.fire("recipe", "input", {"recipe": "broken"})
+    path.unlink()
+    assert not set(answer) & set(KEYS)
+    assert "Did you mean seed?" in answer["tune-summary"]
+
+
+def test_the_data_tab_shows_the_rows_when_it_is_opened(served: Page) -> None:
+    answer = served.fire("tab-data", "select", served.fire("page", "load"), gives="data-table")
+    assert "layout <b>messages</b>" in answer["data-about"]
+    assert len(answer["data-table"]["data"]) == 100
+
+
+def test_the_row_moves_by_one_and_not_below_the_first(served: Page) -> None:
+    def moved(button: str, row: float | None) -> Any:
+        return served.fire(button, "click", {"row-number": row})["row-number"]
+
+    assert [moved("row-next", 1), moved("row-next", None)] == [2, 1]
+    assert [moved("row-previous", 5), moved("row-previous", 1), moved("row-previous", None)] == [
+        4,
+        1,
+        1,
+    ]
+
+
+def test_the_live_view_is_fed_over_the_wire(served: Page, going: Run) -> None:
+    told = served.call("live", "tick", {"run": going.id, "offset": 0}).json()
+    assert [p["step"] for p in told["points"]] == [4] and told["state"]["status"] == "running"
+    listed = served.call("live", "runs_now", "").json()["runs"]
+    assert going.id in [run["id"] for run in listed]
+    assert served.call("live", "log", {"run": going.id}).json()["text"].endswith("<b>done</b>\n")
+    assert served.call("bar", "pulse", "").json()["run"]["id"] == going.id
+
+
+@pytest.mark.parametrize("run", ["..", "../..", "/etc", "nix", "", "going/../going"])
+def test_the_log_of_nothing_but_a_run_is_shown(served: Page, going: Run, run: str) -> None:
+    assert "There is no run" in served.call("live", "log", {"run": run}).json()["text"]
+
+
+@pytest.mark.parametrize("function", ["create", "__init__", "launch", "open", "nix"])
+def test_only_the_functions_meant_for_the_page_can_be_called(served: Page, function: str) -> None:
+    assert served.call("live", function, {}).status_code >= 400
