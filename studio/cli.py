@@ -155,6 +155,7 @@ def _show(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     store = _store(settings)
     run = store.get(options.run)
     state = store.state(run)
+    points = run.history()
     problem = None
     if state.problem:
         problem = {
@@ -167,7 +168,12 @@ def _show(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     return 0, {
         **_summary(run, state),
         "max_steps": state.max_steps,
-        "history": run.history(),
+        "history": [point for point in points if "loss" in point],
+        "evaluations": [
+            {"step": point["step"], "eval_loss": point["eval_loss"]}
+            for point in points
+            if "eval_loss" in point
+        ],
         "problem": problem,
         "notes": list(state.notes),
         "folder": str(run.path),

@@ -88,10 +88,11 @@ class Bench:
         self._address.unlink(missing_ok=True)
         files.write_process(self._pid, os.getpid())
         with Listener(("127.0.0.1", 0)) as listener:
-            self._publish(listener.address[1])
             threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
             threading.Thread(target=_import_ahead, daemon=True).start()
+            # A signal may end this at any line, so nothing is published outside of the try.
             try:
+                self._publish(listener.address[1])
                 while not self._closing.wait(0.2) and not self._idle():
                     pass
             finally:

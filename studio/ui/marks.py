@@ -1,4 +1,4 @@
-"""Writes each field's change and problem beside it."""
+"""Writes each field's change, problem and link beside it."""
 
 import json
 
@@ -12,7 +12,9 @@ from studio.ui.form import field_id
 def component() -> gr.HTML:
     """Takes `dump`'s JSON as its value; `select` tells whose way back was pressed."""
     groups: dict[str, list[str]] = {}
+    links = {}
     for section, name, _info, meta in fields():
+        links[field_id(f"{section}.{name}")] = meta.link
         if not meta.basic:
             group = f"group-{section}-{meta.group.lower().replace(' ', '-')}"
             groups.setdefault(group, []).append(field_id(f"{section}.{name}"))
@@ -21,6 +23,7 @@ def component() -> gr.HTML:
         html_template="<i></i>",
         js_on_load=script("marks.js"),
         groups=json.dumps(groups),
+        links=json.dumps(links),
         elem_id="marks",
         elem_classes="hidden-part",
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -127,13 +128,13 @@ def test_no_handler_is_offered_as_an_api(browser: httpx.Client, config: dict[str
 
 
 def test_files_of_runs_are_served_and_no_others(browser: httpx.Client, home: Settings) -> None:
-    mine = write(home.runs / "20250101-000000-a" / "export" / "adapter" / "README.md", "mine")
+    mine = write(home.runs / "served" / "export" / "adapter" / "README.md", "mine")
     assert browser.get(f"/gradio_api/file={mine}").text == "mine"
     secrets = [
         "/etc/passwd", PROJECT / "app.py", write(home.home / "bench" / "address.json", "{}"),
         write(home.workspace / ".env", SECRET), home.runs / ".." / "bench" / "address.json",
     ]  # fmt: skip
-    link = home.runs / "20250101-000000-a" / "export" / "link"
+    link = home.runs / "served" / "export" / "link"
     link.symlink_to("/etc/passwd")
     for path in [*secrets, link]:
         answer = browser.get(f"/gradio_api/file={path}")
@@ -149,6 +150,15 @@ def test_a_port_that_is_taken_is_told_with_another(settings: Settings) -> None:
         with pytest.raises(StudioError, match=f"Port {port} can't be used") as caught:
             serve(None, replace(settings, port=port))  # type: ignore[arg-type]
         assert f"PORT={port + 1}" in caught.value.hint
+
+
+def test_a_port_that_is_none_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path))
+    monkeypatch.setenv("PORT", "http")
+    with pytest.raises(SystemExit, match=r"^PORT=http is not"):
+        runpy.run_path(str(PROJECT / "app.py"), run_name="__main__")
 
 
 def test_only_this_machine_is_served_unless_asked_for(settings: Settings) -> None:

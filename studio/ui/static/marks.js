@@ -1,5 +1,7 @@
 // Beside each field: a way back if it was changed, the problem in words if it is wrong; on each
 // closed group: how many of its fields differ. The server says which; this only writes it down.
+const links = JSON.parse(props.links || '{}');
+const groups = JSON.parse(props.groups || '{}');
 function write() {
   let marks;
   try { marks = JSON.parse(props.value || '{}'); } catch (e) { return; }
@@ -7,6 +9,12 @@ function write() {
     const mark = marks[field.id] || {};
     if (field.dataset.problem !== mark.problem) {
       if (mark.problem) field.dataset.problem = mark.problem; else delete field.dataset.problem;
+    }
+    const help = field.querySelector('.info-text, [data-testid="block-info"] + div');
+    if (help && links[field.id] && !help.querySelector('.more')) {
+      const more = document.createElement('a');
+      Object.assign(more, { className: 'more', href: links[field.id], target: '_blank', rel: 'noreferrer', textContent: 'more' });
+      help.append(' ', more);
     }
     let back = field.querySelector(':scope > .way-back');
     if (!('changed' in mark)) { delete field.dataset.changed; if (back) back.remove(); return; }
@@ -34,7 +42,8 @@ function write() {
     }
   });
 }
-const groups = JSON.parse(props.groups || '{}');
+
+
 watch('value', write);
 write();
 // A tab's fields are made when it is first opened, in several strokes, and Gradio may make them anew.
