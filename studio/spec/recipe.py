@@ -92,6 +92,14 @@ def check(spec: RunSpec) -> list[Problem]:
                 "Use -1 to let the epochs decide, or a number above 0.",
             )
         )
+    if train.warmup_steps > 0 and train.lr_scheduler_type == "constant":
+        problems.append(
+            Problem(
+                "train.warmup_steps",
+                "is ignored by the scheduler constant.",
+                "Use 0, or the scheduler constant_with_warmup.",
+            )
+        )
     if train.warmup_steps >= 1:
         if train.warmup_steps != int(train.warmup_steps):
             problems.append(

@@ -339,7 +339,7 @@ class TrainSection(Section):
         link=_TRAINER,
     )
     warmup_steps: float = option(
-        0.03,
+        0.0,
         "Steps over which the learning rate rises from 0; below 1 it is a share of the run. "
         "Raise it if "
         "the first losses jump.",

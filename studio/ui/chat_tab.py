@@ -11,7 +11,7 @@ from studio.runs import ENDED, Run, RunStore
 from studio.settings import Settings
 from studio.spec import GenerateSection, RunSpec
 from studio.ui import html
-from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient
+from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient, model_folder
 
 Histories = dict[str, list[dict[str, str]]]
 PAIR, MERGED = "Base and tuned", "Merged, on its own"
@@ -31,7 +31,12 @@ class ChatTab:
             self.primary = gr.Button("Take it home", variant="primary", elem_id="next-chat")
         with gr.Row():
             self.run = gr.Dropdown(
-                [], label="Tuned by the run", elem_id="chat-run", scale=3, min_width=220
+                [],
+                label="Tuned by the run",
+                elem_id="chat-run",
+                allow_custom_value=True,
+                scale=3,
+                min_width=220,
             )
             self.mode = gr.Radio(
                 [PAIR, MERGED],
@@ -95,7 +100,8 @@ class ChatTab:
         emptied = [*view, self.message, spoken, self.histories]
         nothing: tuple[Any, ...] = ([], [], "", {}, {})
         self.clear.click(lambda: nothing, None, emptied, cancels=[sent, again], **QUIET)
-        self.mode.change(_show, [spoken, self.mode], view, **QUIET)
+        # An answer that is still growing would bring its own view back.
+        self.mode.change(_show, [spoken, self.mode], view, cancels=[sent, again], **QUIET)
 
         def opening(chosen: str, looked: str) -> Updates:
             update, value = choose(context.store, chosen, looked)
@@ -224,6 +230,8 @@ def answer(
         run = store.get(run_id) if run_id else None
         # The tuned model belongs to the model that its run trained, whatever the form says now.
         used = run.spec() if run else base
+        if run is None:
+            model_folder(settings, base)
         asked = {}
         for side in sides:
             turns = [*grown.get(side, []), {"role": "user", "content": text}]
@@ -242,7 +250,8 @@ def answer(
             if reply.get("done"):
                 for side, whole in reply["text"].items():
                     grown[side][-1] = {"role": "assistant", "content": whole}
-            yield grown, html.wait(reply["stage"]) if "stage" in reply else ""
+            doing = "" if reply.get("done") else html.wait(str(reply.get("stage", "writing")))
+            yield grown, doing
     except StudioError as error:
         yield before, html.problem(error)
 

@@ -8,11 +8,12 @@ from typing import Any
 import gradio as gr
 
 from studio import spec
-from studio.errors import SpecError
+from studio.errors import SpecError, StudioError
+from studio.plan.model import folder_of
 from studio.runs import RunStore
 from studio.settings import Settings
 from studio.spec import RunSpec
-from studio.ui.form import Form, Tree
+from studio.ui.form import Form
 
 STATIC = Path(__file__).parent / "static"
 MAIN = "persona"
@@ -56,9 +57,12 @@ class Context:
         return set(self.form.components.values())
 
     def base(self, name: str) -> RunSpec:
-        """The recipe in hand, which "changed" is judged against."""
+        """What "changed" is judged against: the recipe in hand, or the defaults if it is broken."""
         found = recipes(self.settings).get(name)
-        return spec.load(found.path) if found else spec.DEFAULTS
+        try:
+            return spec.load(found.path) if found else spec.DEFAULTS
+        except StudioError:
+            return spec.DEFAULTS
 
     def newest(self) -> str:
         """The id of the newest run, or nothing."""
@@ -81,12 +85,20 @@ def script(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
-def lenient(tree: Tree) -> RunSpec:
-    """The spec with every wrong field at its default, for the parts of the page that can still say
-    something while another field is being mended."""
+def lenient(tree: Mapping[str, Any]) -> RunSpec:
+    """The spec with everything wrong at its default, for the parts of the page that can still say
+    something while a field is being mended, or a draft is older than this page."""
     try:
         return spec.parse(tree)
     except SpecError as error:
         bad = {p.field for p in error.problems}
-        kept = {s: {n: v for n, v in h.items() if f"{s}.{n}" not in bad} for s, h in tree.items()}
+        held = {s: h for s, h in tree.items() if s not in bad and isinstance(h, dict)}
+        kept = {s: {n: v for n, v in h.items() if f"{s}.{n}" not in bad} for s, h in held.items()}
         return spec.parse(kept)
+
+
+def model_folder(settings: Settings, wanted: RunSpec) -> Path | None:
+    """The folder of the model, or None where there is none yet. Raises StudioError for one that
+    lies outside what the page may read."""
+    folder = folder_of(wanted.model.name_or_path, settings)
+    return None if folder is None else settings.confine(str(folder))

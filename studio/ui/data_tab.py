@@ -1,8 +1,10 @@
 """The Data tab: the rows, and each row exactly as the model will see it."""
 
+import filecmp
 import re
 import shutil
 from collections.abc import Iterator
+from functools import lru_cache
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -16,7 +18,7 @@ from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import html
-from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient
+from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient, model_folder
 from studio.ui.form import Tree
 
 _SHOWN = 100
@@ -93,7 +95,7 @@ class DataTab:
             return {self.about: words, self.table: table}
 
         def see(values: Values) -> Iterator[str]:
-            number = max(1, int(values[self.row] or 1))
+            number = min(max(1, int(values[self.row] or 1)), 10**12)
             yield from seen(settings, lenient(form.tree(values)), number)
 
         def upload(path: str) -> Updates:
@@ -138,12 +140,18 @@ def _row_of(event: gr.SelectData) -> int:
 
 
 def take_upload(settings: Settings, path: str) -> str:
-    """Keeps an uploaded file in the home under its own name; returns the path for the form."""
+    """Keeps an uploaded file in the home, whole or not at all, under its own name or, where another
+    file has that, one with a number; returns the path for the form."""
     source = Path(path)
     name = re.sub(r"[^\w.-]+", "-", source.name).lstrip(".-") or "upload"
     settings.uploads.mkdir(parents=True, exist_ok=True)
-    target = settings.uploads / name
-    shutil.copyfile(source, target)
+    target, number = settings.uploads / name, 1
+    while target.exists() and not filecmp.cmp(source, target, shallow=False):
+        number += 1
+        target = settings.uploads / f"{Path(name).stem}-{number}{Path(name).suffix}"
+    aside = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, aside)
+    aside.replace(target)
     return str(target)
 
 
@@ -177,7 +185,24 @@ def _local(settings: Settings, spec: RunSpec) -> Path | None:
 def count(settings: Settings, spec: RunSpec) -> int:
     """How many rows the local data holds, within max_rows."""
     path = _local(settings, spec)
-    return 0 if path is None else sum(1 for _ in islice(iterate(path), spec.data.max_rows))
+    try:
+        return 0 if path is None else _counted(path, _stamp(path), spec.data.max_rows)
+    except OSError as error:
+        raise StudioError(
+            f"{spec.data.path} can't be read: {error.strerror}.", "Is it there still?"
+        ) from None
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when a file, or a file of a folder, does."""
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    return tuple((p.name, (s := p.stat()).st_mtime_ns, s.st_size) for p in found)
+
+
+@lru_cache(maxsize=32)
+def _counted(path: Path, stamp: object, limit: int | None) -> int:
+    # Counting reads the whole file; every change of a field asks for it.
+    return sum(1 for _ in islice(iterate(path), limit))
 
 
 def rows(settings: Settings, tree: Tree) -> int:
@@ -203,6 +228,7 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
     that feeds the trainer."""
     chat = ""
     try:
+        model_folder(settings, spec)
         path = _local(settings, spec)
         if path is not None:
             found = list(islice(iterate(path), number - 1, number))

@@ -38,7 +38,9 @@ class ExportTab:
             self.primary = gr.Button("Make the files", variant="primary", elem_id="export")
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
-                self.run = gr.Dropdown([], label="Run", elem_id="export-run")
+                self.run = gr.Dropdown(
+                    [], label="Run", elem_id="export-run", allow_custom_value=True
+                )
                 self.kind = gr.Radio(_KINDS, value="adapter", label="Form", elem_id="export-kind")
             with gr.Column(scale=5, min_width=320):
                 self.result = gr.HTML(elem_id="export-result")

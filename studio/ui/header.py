@@ -72,7 +72,7 @@ def chosen(store: RunStore, tree: Tree, recipe: str, rows: int) -> str:
     path = str(data.get("path", "")).rsplit("/", 1)[-1]
     length = (
         f"{show(train.get('max_steps'))} steps"
-        if (train.get("max_steps") or -1) > 0
+        if _positive(train.get("max_steps"))
         else f"{show(train.get('num_train_epochs'))} epochs"
     )
     parts = [
@@ -104,3 +104,7 @@ def _next(store: RunStore, tree: Tree) -> str:
     if state.status in ENDED and (newest.adapter / "adapter_config.json").is_file():
         return "Next: <b>talk to it</b> under Chat, then take it home."
     return "Next: press <b>Start training</b>."
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0

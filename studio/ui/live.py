@@ -125,7 +125,10 @@ def view(store: RunStore, plotly: Path) -> gr.HTML:
     """The component. Its value is the id of the run to follow; `select` tells which was clicked."""
 
     def tick_run(request: Any) -> dict[str, Any]:
-        return tick(request, store)
+        try:
+            return tick(request, store)
+        except (StudioError, AttributeError):
+            return {"gone": True}
 
     def runs_now(_request: Any) -> dict[str, Any]:
         return {"runs": listed(store)}

@@ -8,11 +8,11 @@ from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
 from studio.plan.estimate import dtype_bytes, weight_bytes
 from studio.plan.machine import gb, machine
-from studio.plan.model import Summary, folder_of, summarize
+from studio.plan.model import Summary, summarize
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import html
-from studio.ui.context import Context
+from studio.ui.context import Context, model_folder
 
 _KINDS = (
     ("none", "as it is", "the most exact"),
@@ -56,6 +56,7 @@ class ModelTab:
 def right(settings: Settings, spec: RunSpec) -> str:
     """What is known of the chosen model, and what each quantization would take here."""
     try:
+        source = model_folder(settings, spec)
         summary = summarize(spec.model.name_or_path, settings)
     except StudioError as error:
         return html.card(spec.model.name_or_path, html.problem(error))
@@ -65,7 +66,6 @@ def right(settings: Settings, spec: RunSpec) -> str:
             summary.name,
             f"<p class='soft'>{escape(where)}. Its size is known once its files are here.</p>",
         )
-    source = folder_of(spec.model.name_or_path, settings)
     about = html.facts(
         [
             ("Parameters", _count(summary.parameters), f"{summary.parameters:,}"),

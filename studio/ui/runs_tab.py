@@ -9,12 +9,12 @@ import plotly
 from studio import jobs
 from studio.data import locate
 from studio.errors import Problem, SpecError, StudioError
-from studio.plan.model import folder_of, summarize
+from studio.plan.model import summarize
 from studio.runs import ENDED
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import data_tab, header, html, live, marks
-from studio.ui.context import QUIET, Context, Updates, Values
+from studio.ui.context import QUIET, Context, Updates, Values, model_folder
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
@@ -142,9 +142,7 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
     except StudioError as error:
         problems.append(Problem("data.path", error.message, error.hint))
     try:
-        folder = folder_of(wanted.model.name_or_path, settings)
-        if folder is not None:
-            settings.confine(str(folder))
+        model_folder(settings, wanted)
         summarize(wanted.model.name_or_path, settings)
     except StudioError as error:
         problems.append(Problem("model.name_or_path", error.message, error.hint))

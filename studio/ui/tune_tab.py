@@ -15,7 +15,7 @@ from studio.runs import RunStore, files
 from studio.settings import Settings
 from studio.spec import RunSpec, show
 from studio.ui import data_tab, html
-from studio.ui.context import MAIN, QUIET, Context, Updates, Values, recipes
+from studio.ui.context import MAIN, QUIET, Context, Updates, Values, model_folder, recipes
 from studio.ui.form import Tree
 
 _SAMPLE = 200
@@ -40,6 +40,8 @@ class TuneTab:
                     list(recipes(context.settings)),
                     value=MAIN,
                     label="Recipe",
+                    # What a page from before a restart holds is judged by us, in words.
+                    allow_custom_value=True,
                     elem_id="recipe",
                     info="Settings that go together. Loading one sets every field.",
                 )
@@ -66,14 +68,17 @@ class TuneTab:
 
         def take(name: str) -> Updates:
             try:
-                tree = context.base(name).model_dump()
+                found = recipes(settings).get(name)
+                if found is None:
+                    raise StudioError(f"There is no recipe {name}.", "Choose one of the list.")
+                tree = specs.load(found.path).model_dump()
             except StudioError as error:
                 return {self.summary: html.card(f"The recipe {name}", html.problem(error))}
             return {**form.fill(tree), in_hand: name}
 
         def keep(values: Values) -> Updates:
             try:
-                name = save(settings, values[self.name] or "", form.spec(values))
+                name = save(settings, values[self.name] or "", form.spec(values), values[in_hand])
             except StudioError as error:
                 return {self.summary: html.card("Not saved", html.problem(error))}
             saved = html.card("Saved", f"<p>As the recipe <b>{escape(name)}</b>.</p>")
@@ -85,16 +90,21 @@ class TuneTab:
 
         self.recipe.input(take, self.recipe, [*context.fields, in_hand, self.summary], **QUIET)
         outputs = [self.recipe, in_hand, self.summary]
-        self.save.click(keep, context.fields | {self.name}, outputs, **QUIET)
+        self.save.click(keep, context.fields | {self.name, in_hand}, outputs, **QUIET)
 
 
-def save(settings: Settings, name: str, spec: RunSpec) -> str:
-    """Writes the recipe into the home; returns its name. Raises StudioError for a bad name."""
+def save(settings: Settings, name: str, spec: RunSpec, in_hand: str) -> str:
+    """Writes the recipe into the home; returns its name. Raises StudioError for a bad name, or
+    one that would overwrite another recipe than the one in hand."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug or len(slug) > 40:
         raise StudioError("The recipe needs a name.", "Use up to 40 letters, digits and dashes.")
     if (settings.presets / f"{slug}.yaml").exists():
         raise StudioError(f"{slug} is a bundled recipe.", "Choose another name.")
+    if slug != in_hand and (settings.recipes / f"{slug}.yaml").exists():
+        raise StudioError(
+            f"There is a recipe {slug} already.", "Choose another name, or load it first."
+        )
     try:
         settings.recipes.mkdir(parents=True, exist_ok=True)
         files.write_text(settings.recipes / f"{slug}.yaml", specs.dump(spec))
@@ -111,6 +121,7 @@ def made(settings: Settings, store: RunStore, spec: RunSpec) -> Plan | None:
     total = data_tab.count(settings, spec)
     if not total:
         return None
+    model_folder(settings, spec)
     summary = summarize(spec.model.name_or_path, settings)
     characters = data_tab.mean_characters(settings, spec, _SAMPLE)
     train, held = split(total, spec.data.test_size, spec.train.seed)

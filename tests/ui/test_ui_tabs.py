@@ -103,7 +103,7 @@ def test_an_upload_is_kept_in_the_home_under_a_plain_name(
 
 def test_a_recipe_is_saved_and_found_again(settings: Settings) -> None:
     wanted = parse({"train": {"learning_rate": 1e-3}, "adapter": {"r": 4}})
-    name = tune_tab.save(settings, "  My first Recipe! ", wanted)
+    name = tune_tab.save(settings, "  My first Recipe! ", wanted, "persona")
     assert name == "my-first-recipe"
     assert load(recipes(settings)[name].path) == wanted
     assert next(iter(recipes(settings))) == MAIN
@@ -112,14 +112,14 @@ def test_a_recipe_is_saved_and_found_again(settings: Settings) -> None:
 @pytest.mark.parametrize("name", ["", "  ", "!!", "日本", "x" * 41, "persona", "Persona!"])
 def test_a_name_that_is_none_or_taken_is_refused(settings: Settings, name: str) -> None:
     with pytest.raises(StudioError) as caught:
-        tune_tab.save(settings, name, DEFAULTS)
+        tune_tab.save(settings, name, DEFAULTS, "persona")
     assert caught.value.hint and not settings.recipes.exists()
 
 
 def test_a_recipe_that_cannot_be_written_is_told(settings: Settings) -> None:
     write(settings.home / "recipes", "a file")
     with pytest.raises(StudioError, match="can't be written"):
-        tune_tab.save(settings, "mine", DEFAULTS)
+        tune_tab.save(settings, "mine", DEFAULTS, "persona")
 
 
 def test_an_own_recipe_is_described_by_its_first_comment(settings: Settings) -> None:

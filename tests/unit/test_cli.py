@@ -112,11 +112,8 @@ def test_a_run_is_shown_with_its_chart(studio: Any, ended: Run) -> None:
     said = studio("show", "mine", "--json")
     assert said.code == 0 and said.json["run"] == ended.id and said.json["status"] == "finished"
     assert said.json["max_steps"] == 2 and said.json["problem"] is None
-    assert said.json["history"] == [
-        {"step": 0, "eval_loss": 3.0},
-        {"step": 1, "loss": 2.5},
-        {"step": 2, "loss": 2.0},
-    ]
+    assert said.json["history"] == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.0}]
+    assert said.json["evaluations"] == [{"step": 0, "eval_loss": 3.0}]
     assert said.json["notes"] == ["Zwölf Zeilen ☕"]
     assert "max_steps: 2" in studio("show", "mine").out
 

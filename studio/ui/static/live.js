@@ -199,7 +199,7 @@ async function lay(run, on) {
   delete over[run.id];
   if (on) {
     const got = await server.tick({ run: run.id, offset: 0 });
-    if (!got) return;
+    if (!got || got.gone) return;
     const [p, e] = take(got.points), used = Object.values(over).map((o) => o.color);
     over[run.id] = { name: run.id, points: p, evals: e, color: LAID_OVER.find((c) => !used.includes(c)) || LAID_OVER[0] };
   }
@@ -222,6 +222,7 @@ async function tick() {
   try {
     const got = await server.tick({ run: id, offset });
     if (!got || id !== followed) return;
+    if (got.gone) { followed = null; head(); await runList(); return; }
     offset = got.offset; state = { ...state, ...got.state };
     const [fresh, freshEvals] = take(got.points);
     const first = !points.length && !evals.length, before = points.length;
