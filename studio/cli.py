@@ -34,6 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         code, result = command(options, settings)
     except StudioError as error:
         return _fail(options, error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(
+            options, StudioError(f"{where}{error.strerror}.", "Is the disk full or not yours?")
+        )
     except KeyboardInterrupt:
         return _fail(options, StudioError("Interrupted."), 130)
     if options.json:

@@ -20,6 +20,7 @@ class Settings:
     presets: Path = PROJECT / "presets"
     host: str = "127.0.0.1"
     port: int = 7860
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     hub_timeout_s: float = 5.0
     bench_idle_s: float = 600.0
 
@@ -46,7 +47,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Reads STUDIO_HOME, STUDIO_WORKSPACE, HOST, PORT and STUDIO_BENCH_IDLE (seconds)."""
+        """Reads STUDIO_HOME, STUDIO_WORKSPACE, HOST, PORT, STUDIO_HOSTS (names under which the page
+        may be asked for, with commas) and STUDIO_BENCH_IDLE (seconds)."""
         env = os.environ if env is None else env
         home = _full(Path(env.get("STUDIO_HOME") or Path.home() / ".atelier"))
         workspace = _full(Path(env.get("STUDIO_WORKSPACE") or Path.cwd()))
@@ -55,6 +57,7 @@ class Settings:
             workspace=workspace,
             # A Space's page is reached through a proxy on another address of its container.
             host=env.get("HOST") or ("0.0.0.0" if env.get("SPACE_ID") else "127.0.0.1"),
+            hosts=_hosts(env),
             port=_number(env, "PORT", 7860, low=1, high=65535),
             bench_idle_s=_number(env, "STUDIO_BENCH_IDLE", 600, low=1, high=86_400),
         )
@@ -78,6 +81,12 @@ class Settings:
                 f"Put it under {self.workspace}, or start Atelier with STUDIO_WORKSPACE set.",
             )
         return full
+
+
+def _hosts(env: Mapping[str, str]) -> tuple[str, ...]:
+    """A Space has a name of its own, and a proxy before it that judges names."""
+    named = [name.strip() for name in env.get("STUDIO_HOSTS", "").split(",") if name.strip()]
+    return ("*",) if env.get("SPACE_ID") else (*Settings.hosts, *named)
 
 
 def _full(path: Path, base: Path | None = None) -> Path:

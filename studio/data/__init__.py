@@ -1,5 +1,6 @@
 """Data: rows from wherever they are, their layout, and the split. No torch here."""
 
+from studio.data.check import check_rows
 from studio.data.layouts import Layout, Message, detect, to_messages
 from studio.data.read import BUNDLED, SUFFIXES, Rows, iterate, load_rows, locate, split
 
@@ -9,6 +10,7 @@ __all__ = [
     "Layout",
     "Message",
     "Rows",
+    "check_rows",
     "detect",
     "iterate",
     "load_rows",

@@ -19,6 +19,8 @@ _SHAREGPT_ROLES = {
     "system": "system",
 }
 _ROLES = ("system", "user", "assistant", "tool")
+# No tools; some sets keep the list as text.
+_NOTHING: tuple[Any, ...] = (None, "", "[]", [], {})
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,32 @@ def _chat(
         )
     messages = []
     for number, turn in enumerate(turns, 1):
+        where = f"Turn {number} of `{key}`"
+        if isinstance(turn, Mapping) and turn.get("tool_calls") not in _NOTHING:
+            raise StudioError(
+                f"{where} calls a tool, which is not trained here yet.",
+                "Leave out the conversations with tools.",
+            )
         if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
             raise StudioError(
-                f"Turn {number} of `{key}` lacks `{role_key}` or `{text_key}`.",
-                "Add it, or remove the turn.",
+                f"{where} lacks `{role_key}` or `{text_key}`.", "Add it, or remove the turn."
             )
         role = roles.get(str(turn[role_key]))
         if role is None:
             raise StudioError(
-                f"Turn {number} of `{key}` is spoken by {turn[role_key]!r}.",
-                f"Known are: {', '.join(roles)}.",
+                f"{where} is spoken by {turn[role_key]!r}.", f"Known are: {', '.join(roles)}."
             )
-        messages.append({"role": role, "content": _text(turn, text_key)})
+        text = _text(turn, text_key)
+        if role == "assistant":
+            _check_answer(text, where)
+        messages.append({"role": role, "content": text})
     return messages
+
+
+def _check_answer(text: str, where: str) -> None:
+    """An empty answer would teach the model to say nothing."""
+    if not text.strip():
+        raise StudioError(f"{where} is an empty answer.", "Write the answer, or remove the row.")
 
 
 def _messages(row: Row) -> list[Message]:
@@ -86,9 +101,11 @@ def _sharegpt(row: Row) -> list[Message]:
 def _pair(question: str, answer: str, *extra: str) -> Callable[[Row], list[Message]]:
     def convert(row: Row) -> list[Message]:
         parts = [_text(row, key) for key in (question, *extra)]
+        reply = _text(row, answer)
+        _check_answer(reply, f"`{answer}`")
         return [
             {"role": "user", "content": "\n\n".join(p for p in parts if p)},
-            {"role": "assistant", "content": _text(row, answer)},
+            {"role": "assistant", "content": reply},
         ]
 
     return convert
@@ -137,6 +154,11 @@ def to_messages(row: Row, layout: Layout, system_prompt: str | None = None) -> l
 
     Raises StudioError that says what is wrong with the row.
     """
+    if row.get("tools") not in _NOTHING:
+        raise StudioError(
+            "The row offers tools, and those are not shown to the model here yet.",
+            "Leave out such rows, or remove the column `tools`.",
+        )
     kind = next(k for k in _KINDS if k.name == layout.name)
     messages = kind.convert(row)
     if not any(m["role"] == "assistant" for m in messages):

@@ -38,10 +38,23 @@ def locate(path: str, settings: Settings) -> Path | None:
 def load_rows(section: DataSection, settings: Settings) -> Rows:
     """All rows that the section names, as dictionaries, in their order. Raises StudioError."""
     found = locate(section.path, settings)
-    rows = _hub(section) if found is None else list(islice(iterate(found), section.max_rows))
+    rows = _hub(section) if found is None else list(local_rows(section, found))
     if not rows:
         raise StudioError(f"{section.path} has no rows.", "Choose a file with at least two rows.")
     return rows
+
+
+def local_rows(section: DataSection, found: Path) -> Iterator[dict[str, Any]]:
+    """The rows of `found`, the section's file or folder, one by one. Raises StudioError where the
+    section asks of it what only a data set of the Hub has."""
+    for name in ("name", "split", "revision"):
+        default = DataSection.model_fields[name].default
+        if getattr(section, name) != default:
+            raise StudioError(
+                f"data.{name} is for data sets of the Hub; {section.path} is on this disk.",
+                f"Set it back to {default}." if default else "Leave it empty.",
+            )
+    yield from islice(iterate(found), section.max_rows)
 
 
 def iterate(path: Path) -> Iterator[dict[str, Any]]:

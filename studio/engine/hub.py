@@ -1,5 +1,6 @@
 """Model files from the Hub: safetensors, configs and tokenizers, nothing that could run."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from studio.settings import Settings
 _TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer*", "*.model", "vocab.txt", "merges.txt"]
 # Folders hold other formats of the same weights; Mistral's consolidated file is a second copy.
 _LEFT_OUT = ["*/*", "consolidated*"]
+# What the disk says; every other number comes from the network.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def fetch(
@@ -47,9 +50,9 @@ def fetch(
         )
     except LocalEntryNotFoundError:
         raise _absent(repo) from None
-    except OSError as error:
-        # A full disk is an OSError too, with a number, and is explained elsewhere.
-        if error.errno is not None:
+    # The files may come from another server than the one that was asked above.
+    except Exception as error:
+        if not _is_network(error):
             raise
         raise StudioError(
             f"The Hub broke off while sending {repo}: {first_line(error)}", "Try again."
@@ -107,13 +110,12 @@ def _unreachable(repo: str, revision: str | None, settings: Settings) -> bool:
 
 
 def _is_network(error: BaseException) -> bool:
-    """Whether the error comes from the connection: the client's classes or the socket's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
-    )
+    """Whether the error comes from the connection: the client's classes or the socket's. One of
+    the disk's is explained elsewhere."""
+    if isinstance(error, OSError):
+        return error.errno not in _DISK
+    clients = ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet")
+    return type(error).__module__.split(".")[0] in clients
 
 
 def _bar(report: Report, text: str) -> type[tqdm]:

@@ -4,7 +4,6 @@ A name is one of the catalogue, a folder, or a Hub id. Whatever it is, the folde
 pickle weights, no code that comes with the model.
 """
 
-import re
 from pathlib import Path
 
 from studio.engine import embedded, hub
@@ -12,10 +11,9 @@ from studio.engine.folder import check_folder
 from studio.engine.report import Report
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE
+from studio.plan.model import is_hub_id
 from studio.settings import Settings
 from studio.spec import ModelSection
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def resolve(
@@ -41,7 +39,7 @@ def resolve(
             check_folder(folder, name)
             return folder
     repo = entry.hub_id if entry else name
-    if not _HUB_ID.fullmatch(repo):
+    if not is_hub_id(repo):
         raise StudioError(
             f"{name} is neither a folder nor the id of a Hub model.",
             "An id looks like owner/name; a folder's path starts at the workspace.",

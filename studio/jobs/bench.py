@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from studio.errors import StudioError
-from studio.jobs.spawn import spawn
+from studio.jobs.spawn import spawn, writing
 from studio.runs import files
 from studio.settings import Settings
 
@@ -98,9 +98,9 @@ class Bench:
             return None
 
     def _start(self) -> Connection:
-        self._folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        process = spawn(["bench"], self.log, self._settings)
+        with writing(self._folder):
+            process = spawn(["bench"], self.log, self._settings)
         while time.monotonic() - started < _START_S:
             connection = self._connect()
             if connection is not None:

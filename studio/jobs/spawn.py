@@ -1,11 +1,15 @@
 """Starting a worker that outlives us."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from studio.errors import StudioError
 from studio.settings import PROJECT, Settings
 
 
@@ -35,3 +39,24 @@ def spawn(args: list[str], log: Path, settings: Settings) -> "subprocess.Popen[b
     # Somebody must collect the exit code, or the ended worker stays in the table as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
     return process
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Makes the folder, and turns a full or read-only disk into words."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise StudioError(
+            f"{folder} can't be written: {error.strerror}.",
+            "Free some disk, or set STUDIO_HOME to a folder that is yours.",
+        ) from None
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Lets one process at a time through, by a lock that the kernel takes back."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -4,12 +4,21 @@ import math
 from dataclasses import dataclass
 
 from studio.plan.machine import Machine
-from studio.plan.model import Summary
+from studio.plan.model import Summary, number
 from studio.spec import RunSpec
 
 # Bytes a parameter: int8 has a scale a row; nf4 and fp4 a scale a block of 64, which double
 # quantization shrinks.
 _BYTES = {"none": 0.0, "int8": 1.01, "nf4": 0.5625, "fp4": 0.5625}
+# Bytes that an optimizer keeps for a parameter that it trains, measured with what is pinned here.
+_OPTIMIZER = {
+    "adamw_torch": 8.0,
+    "adamw_torch_fused": 8.0,
+    "adamw_bnb_8bit": 2.03,
+    "lion_8bit": 1.02,
+    "adafactor": 0.008,
+    "sgd": 0.0,
+}
 _RUNTIME = {"cpu": 0.7e9, "gpu": 1.2e9}
 _CHARACTERS_PER_TOKEN = 3.6
 # Flops that a trained token really gets here before any run has been measured: LoRA needs
@@ -20,14 +29,15 @@ _FLOPS_GPU = 1.2e14
 
 @dataclass(frozen=True)
 class Plan:
-    """Memory in bytes, time in seconds. `fits` is None where the model is not known yet."""
+    """Memory in bytes, time in seconds; both and `fits` are None where the model is not known
+    before it is fetched."""
 
     train_rows: int
     eval_rows: int
     steps: int
     trainable: int
-    memory: float
-    seconds: float
+    memory: float | None
+    seconds: float | None
     fits: bool | None
 
 
@@ -73,6 +83,41 @@ def steps(spec: RunSpec, train_rows: int) -> int:
     return math.ceil(per_epoch * spec.train.num_train_epochs)
 
 
+def activation_bytes(spec: RunSpec, summary: Summary, tokens: float, each: int) -> float:
+    """What the forward pass keeps for the backward pass, in bytes, for a batch of `tokens`.
+
+    For a token and a layer of Llama's kind in bfloat16: 8i + 14h + 2q + 4kv + 14r + 4 heads + 8
+    (i: intermediate, h: hidden, q and kv: widths of the projections, r: the adapter's rank),
+    counted on this stack byte by byte. All but the last two are numbers of two bytes, which
+    float32 doubles. Checkpointing keeps a layer's input, and one layer at a time.
+    """
+    config, hidden = summary.config or {}, summary.hidden_size
+    heads = number(config, "num_attention_heads")
+    kv_heads = number(config, "num_key_value_heads") or heads
+    width = number(config, "head_dim") or (hidden // heads if heads else 0)
+    # Four times the hidden size is the usual width where the config does not say.
+    inner = number(config, "intermediate_size") or 4 * hidden
+    query, pair = heads * width or hidden, kv_heads * width or hidden
+    parts = 8 * inner + 14 * hidden + 2 * query + 4 * pair + 14 * spec.adapter.r
+    layer = parts * each / 2 + 4 * heads + 8
+    if spec.train.activation_checkpointing:
+        return tokens * (summary.layers * hidden * each + layer)
+    return tokens * summary.layers * layer
+
+
+def memory_bytes(spec: RunSpec, summary: Summary, machine: Machine, tokens: float) -> float:
+    """The most that a run takes at once, in bytes, with `tokens` in a batch."""
+    each = dtype_bytes(spec, machine)
+    double = spec.model.bnb_4bit_use_double_quant
+    weights = weight_bytes(summary, spec.model.quantization, double, each)
+    # The adapter's parameters and their gradients are held in float32.
+    adapter = trainable(spec, summary) * (4.0 + 4.0 + _OPTIMIZER[spec.train.optim])
+    # trl computes the loss in chunks of the vocabulary and never holds all logits.
+    head = each * min(tokens, 4096) * 32_768 + 8.0 * tokens * summary.hidden_size
+    runtime = _RUNTIME["gpu" if machine.gpus else "cpu"]
+    return weights + adapter + activation_bytes(spec, summary, tokens, each) + head + runtime
+
+
 def plan(
     spec: RunSpec,
     summary: Summary,
@@ -87,19 +132,10 @@ def plan(
     train = spec.train
     length = min(train.max_length, max(16.0, characters / _CHARACTERS_PER_TOKEN + 30))
     count = steps(spec, train_rows)
+    if not summary.parameters:
+        return Plan(train_rows, eval_rows, count, 0, None, None, None)
     batch_tokens = train.per_device_train_batch_size * length
-    bytes_each = dtype_bytes(spec, machine)
-    parameters = trainable(spec, summary)
-    # Weights, gradients and AdamW's two moments of the adapter, in float32.
-    adapter = parameters * 16.0
-    # 34 hidden-sized values a token and layer is the usual count for a transformer layer with
-    # flash-style attention (Korthikanti et al., 2022); checkpointing keeps one.
-    kept = 1 if train.activation_checkpointing else 34 / 2
-    activations = batch_tokens * summary.layers * summary.hidden_size * bytes_each * kept
-    head = 2.0 * min(batch_tokens, 4096) * 32_768 + 8.0 * batch_tokens * summary.hidden_size
-    double = spec.model.bnb_4bit_use_double_quant
-    weights = weight_bytes(summary, spec.model.quantization, double, bytes_each)
-    memory = weights + adapter + activations + head + _RUNTIME["gpu" if machine.gpus else "cpu"]
+    memory = memory_bytes(spec, summary, machine, batch_tokens)
     flops = _FLOPS_GPU if machine.gpus else _FLOPS_CORE * machine.cores
     each = seconds_per_token or summary.parameters * 4.0 / flops * (
         1.5 if train.activation_checkpointing else 1.0
@@ -108,16 +144,9 @@ def plan(
     evaluations = (count // spec.eval.eval_steps + 1) if eval_rows else 0
     # An evaluation has no backward pass: half of the work of a trained token.
     seconds = each * (tokens + 0.5 * evaluations * eval_rows * length) + 15
-    known = summary.parameters > 0
-    return Plan(
-        train_rows,
-        eval_rows,
-        count,
-        parameters,
-        memory,
-        seconds,
-        memory < machine.free if known else None,
-    )
+    parameters = trainable(spec, summary)
+    fits = memory < machine.free
+    return Plan(train_rows, eval_rows, count, parameters, memory, seconds, fits)
 
 
 def duration(seconds: float) -> str:

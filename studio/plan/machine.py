@@ -1,10 +1,15 @@
 """What this machine has: cores, memory, GPUs. Asked without torch."""
 
+import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import psutil
+
+from studio.plan import limits
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Memory in bytes. A run uses the first GPU, or else the CPU."""
+    """Cores and memory, in bytes, that this process may use. A run uses the first GPU, or else
+    the CPU."""
 
     cores: int
     total: int
@@ -42,11 +48,6 @@ class Machine:
         """Bytes that a run could take where it will run."""
         return self.gpus[0].total - self.gpus[0].used if self.gpus else self.available
 
-    @property
-    def native_bf16(self) -> bool:
-        """Whether bfloat16 is what a run computes in by default here."""
-        return bool(self.gpus) and self.gpus[0].capability >= 8.0
-
 
 def gb(size: float) -> str:
     """Bytes as GB with one decimal below 10: "1.2", "24"."""
@@ -55,10 +56,32 @@ def gb(size: float) -> str:
 
 
 def machine() -> Machine:
-    """This machine, now."""
+    """This machine, now; what nvidia-smi says may be two seconds old."""
     memory = psutil.virtual_memory()
-    cores = psutil.cpu_count(logical=True) or 1
-    return Machine(cores, memory.total, memory.available, _gpus())
+    total, available = limits.memory() or (memory.total, memory.available)
+    return Machine(
+        _cores(), min(total, memory.total), min(available, memory.available), _chosen(_gpus())
+    )
+
+
+def _cores() -> int:
+    """Cores that this process may run on, as far as its container's share of time goes."""
+    # Not every system can tell.
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = psutil.cpu_count(logical=True) or 1
+    return max(1, min(usable, round(limits.cores() or usable)))
+
+
+def _chosen(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """The GPUs with the one first that a run will use: the first that CUDA_VISIBLE_DEVICES names.
+    CUDA sees none where that is empty, or no GPU's number."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if first.isdecimal():
+        at = int(first)
+        return (*gpus[at : at + 1], *gpus[:at], *gpus[at + 1 :]) if at < len(gpus) else ()
+    return () if first in ("", "-1") else gpus
 
 
 def _shared() -> tuple[int, int]:
@@ -69,8 +92,13 @@ def _shared() -> tuple[int, int]:
 
 def _gpus() -> tuple[Gpu, ...]:
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
+    return () if program is None else _asked(program, int(time.monotonic() / 2))
+
+
+@lru_cache(maxsize=1)
+def _asked(program: str, moment: int) -> tuple[Gpu, ...]:
+    """What nvidia-smi says at a `moment`, a number that changes every two seconds: the page asks
+    at each change of a field."""
     query = "--query-gpu=name,memory.total,memory.used,compute_cap"
     try:
         out = subprocess.run(

@@ -1,17 +1,20 @@
 """What a model is, read from its files: config.json, the safetensors' headers, its template."""
 
 import json
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.plan.catalogue import CATALOGUE
+from studio.plan.catalogue import CATALOGUE, Entry
 from studio.settings import Settings
 
 # The format's own limit on a header, in bytes.
 _HEADER_LIMIT = 100_000_000
+_HUB_PART = r"\w(?:[\w.-]{0,94}\w)?"
+_HUB_ID = re.compile(f"(?:{_HUB_PART}/)?{_HUB_PART}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,16 @@ class Summary:
         return tuple(s for s in linear if s.name.split(".")[-2] in target_modules)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether the Hub could have a model of that name: `owner/name`, or `gpt2` from its early days.
+    The Hub's own rule."""
+    odd = "--" in name or ".." in name or name.endswith(".git")
+    return _HUB_ID.fullmatch(name) is not None and not odd
+
+
 def folder_of(name_or_path: str, settings: Settings) -> Path | None:
-    """The folder that holds this model's files here, or None where there is none yet."""
+    """The folder of the home or the workspace that holds this model's files, or None where there
+    is none yet."""
     if name_or_path in CATALOGUE:
         path = settings.models / name_or_path
     else:
@@ -62,7 +73,27 @@ def folder_of(name_or_path: str, settings: Settings) -> Path | None:
     return path if (path / "config.json").is_file() else None
 
 
-def summarize(name_or_path: str, settings: Settings) -> Summary:
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """The folder in the Hub's cache that holds all of this model's weights, if there is one."""
+    # Imported here: a model on this disk needs no Hub.
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = set(index["weight_map"].values())
+    except FileNotFoundError:
+        names = {p.name for p in folder.glob("*.safetensors")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    # A preview fetches the tokenizer only, and a fetch may have been stopped between two files.
+    return folder if names and all((folder / str(n)).is_file() for n in names) else None
+
+
+def summarize(name_or_path: str, settings: Settings, revision: str | None = None) -> Summary:
     """The model's summary. Raises StudioError where a folder's files can't be understood, or
     where nothing is known of the model before it is fetched."""
     folder = folder_of(name_or_path, settings)
@@ -70,28 +101,20 @@ def summarize(name_or_path: str, settings: Settings) -> Summary:
         return _from_folder(name_or_path, folder)
     entry = CATALOGUE.get(name_or_path)
     if entry is not None:
-        return Summary(
-            entry.name,
-            False,
-            entry.parameters,
-            entry.layers,
-            entry.hidden_size,
-            entry.vocab_size,
-            entry.context,
-            "Llama",
-            "its own chat template",
-            entry.licence,
-        )
+        return _from_entry(entry)
     if settings.resolve(name_or_path).is_dir():
         raise StudioError(
             f"The folder {name_or_path} has no config.json.",
             "Choose the folder that holds config.json and the safetensors.",
         )
-    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+    if not is_hub_id(name_or_path):
         raise StudioError(
             f"There is no model {name_or_path}.",
             "Choose one of the list, a folder, or a Hub id such as owner/name.",
         )
+    cached = _cached(name_or_path, revision)
+    if cached is not None:
+        return _from_folder(name_or_path, cached)
     return Summary(
         name_or_path,
         False,
@@ -103,6 +126,26 @@ def summarize(name_or_path: str, settings: Settings) -> Summary:
         "fetched from the Hub at the start",
         "",
         "see its page on the Hub",
+    )
+
+
+def _from_entry(entry: Entry) -> Summary:
+    return Summary(
+        entry.name,
+        False,
+        entry.parameters,
+        entry.layers,
+        entry.hidden_size,
+        entry.vocab_size,
+        entry.context,
+        "Llama",
+        "its own chat template",
+        entry.licence,
+        config={
+            "intermediate_size": entry.intermediate_size,
+            "num_attention_heads": entry.heads,
+            "num_key_value_heads": entry.kv_heads,
+        },
     )
 
 
@@ -126,10 +169,10 @@ def _from_folder(name: str, folder: Path) -> Summary:
         name=name,
         ready=True,
         parameters=sum(prod(s.dims) for s in shapes),
-        layers=_number(config, "num_hidden_layers"),
-        hidden_size=_number(config, "hidden_size"),
-        vocab_size=_number(config, "vocab_size"),
-        context=_number(config, "max_position_embeddings"),
+        layers=number(config, "num_hidden_layers"),
+        hidden_size=number(config, "hidden_size"),
+        vocab_size=number(config, "vocab_size"),
+        context=number(config, "max_position_embeddings"),
         architecture=_architecture(config),
         template=template,
         licence=entry.licence if entry else "see the model's own page",
@@ -149,7 +192,7 @@ def _object(text: str | bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def _number(config: dict[str, Any], key: str) -> int:
+def number(config: dict[str, Any], key: str) -> int:
     """A whole number of the config, 0 where it has none."""
     value = config.get(key)
     return value if isinstance(value, int) else 0

@@ -16,9 +16,11 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
   `message`, `hint` and the `stage` it happened in
 """
 
+import errno
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,14 +33,22 @@ ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
 
 
 def append(path: Path, event: Event) -> None:
-    """Writes one event as one line with a single write, so that readers never see two mixed."""
+    """Writes one event as one line with a single write, so that readers never see two mixed.
+
+    Raises OSError where the disk takes no more. A half line left by that, or by a machine that
+    lost power, is ended first: it costs the event that was in it, never the next one.
+    """
     line = (
         json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False, allow_nan=False)
         + "\n"
     )
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(fd, line.encode())
+        size = os.fstat(fd).st_size
+        half = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        data = (b"\n" if half else b"") + line.encode()
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(fd)
 
@@ -64,6 +74,15 @@ def tail(path: Path, offset: int = 0, limit: int = 64 * 2**20) -> tuple[list[Eve
         if isinstance(event, dict) and "type" in event:
             events.append(event)
     return events, offset + len(whole)
+
+
+def read(path: Path, limit: int = 64 * 2**20) -> Iterator[Event]:
+    """All events of the log, from its start, with at most `limit` bytes of it in memory."""
+    offset, end = -1, 0
+    while end > offset:
+        offset = end
+        found, end = tail(path, offset, limit)
+        yield from found
 
 
 @dataclass(frozen=True)

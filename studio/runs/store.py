@@ -1,6 +1,9 @@
 """Run folders: create, list, look at. The folder is the run; nothing about it is kept elsewhere."""
 
+import errno
 import re
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,14 +72,17 @@ class Run:
         """The worker, if it lives."""
         return files.read_process(self.pid)
 
-    def judge(self, state: RunState) -> RunState:
-        """Adds to the folded events what only the process can tell."""
+    def judge(self, state: RunState, alive: bool) -> RunState:
+        """Adds to the folded events what only the process can tell: whether it was `alive` before
+        they were read."""
         if state.status in ENDED:
             return state
-        if self.process() is not None:
+        if alive:
             return replace(state, status="stopping") if self.stop.exists() else state
         if state.status == "created" and not self.pid.exists() and self._age() < _BIRTH_S:
             return state
+        if self.stop.exists():
+            return replace(state, status="stopped")
         stage = state.stage or "starting"
         problem = {
             "message": "The worker ended without a word: it was killed, ran out of memory, "
@@ -107,7 +113,7 @@ class Run:
     def history(self) -> list[dict[str, object]]:
         """The chart's points, in order of step: what was logged at each, evaluation included."""
         points: dict[int, dict[str, object]] = {}
-        for event in events.tail(self.events)[0]:
+        for event in events.read(self.events):
             if event["type"] in ("log", "eval") and isinstance(event.get("step"), int):
                 values = {k: v for k, v in event.items() if k not in ("type", "time")}
                 points.setdefault(event["step"], {}).update(values)
@@ -128,18 +134,29 @@ class RunStore:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for n in range(1, 1000):
             path = self.root / (f"{stamp}-{slug}" if n == 1 else f"{stamp}-{slug}-{n}")
-            try:
-                path.mkdir()
-            except FileExistsError:
+            if path.exists():
                 continue
-            files.write_text(path / "spec.yaml", specs.dump(spec))
+            # Made aside: a run without its spec never exists.
+            aside = Path(tempfile.mkdtemp(dir=self.root, prefix=".new."))
+            try:
+                files.write_text(aside / "spec.yaml", specs.dump(spec))
+                aside.chmod(0o755)
+                aside.rename(path)
+            except OSError as error:
+                shutil.rmtree(aside, ignore_errors=True)
+                # Another made a run of that name in between.
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    continue
+                raise
             return Run(path)
         raise StudioError("A thousand runs were made this second.", "Wait a second.")
 
     def get(self, run_id: str) -> Run:
         """The run of that id, or of the only id that ends or begins so. Raises StudioError."""
-        found = [run for run in self.list() if run.id == run_id]
-        if not found and run_id:
+        if _ID.fullmatch(run_id) and (self.root / run_id).is_dir():
+            return Run(self.root / run_id)
+        found = []
+        if run_id:
             found = [r for r in self.list() if r.id.startswith(run_id) or r.id.endswith(run_id)]
         if len(found) == 1:
             return found[0]
@@ -162,6 +179,8 @@ class RunStore:
     def state(self, run: Run) -> RunState:
         """The run's state now; reads only what was added since this store last looked."""
         offset, state = self._seen.get(run.id, (0, RunState()))
+        if state.status in ENDED and _size(run.events) == offset:
+            return state
         new: list[Event]
         # Whether the process lives is asked before the log is read the last time: a worker that
         # ends in between has written its end by then, and is not taken for one that vanished.
@@ -169,9 +188,7 @@ class RunStore:
         new, offset = events.tail(run.events, offset)
         state = events.fold(state, new)
         self._seen[run.id] = (offset, state)
-        if alive and state.status not in ENDED and not run.stop.exists():
-            return state
-        return run.judge(state)
+        return run.judge(state, alive)
 
     def active(self) -> Run | None:
         """The run that is being trained now, if any."""
@@ -179,3 +196,7 @@ class RunStore:
             if self.state(run).status not in ENDED:
                 return run
         return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

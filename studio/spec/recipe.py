@@ -195,7 +195,10 @@ def load_tree(text: str, name: str = "recipe") -> Tree:
         ) from None
     if tree is None:
         return {}
-    if not isinstance(tree, dict):
+    if isinstance(tree, dict):
+        # A section whose lines are all commented out.
+        tree = {key: {} if held is None else held for key, held in tree.items()}
+    else:
         raise StudioError(
             f"{name} is not a recipe.", "Write `section:` and below it `field: value`."
         )

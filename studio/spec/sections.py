@@ -477,7 +477,7 @@ class GenerateSection(Section):
     )
     temperature: float = option(
         0.7,
-        "How daring the draws are: lower is steadier, higher is more varied.",
+        "With do_sample on, how daring the draws are: lower is steadier, higher is more varied.",
         label="temperature",
         group="Generation",
         gt=0,
@@ -486,7 +486,8 @@ class GenerateSection(Section):
     )
     top_p: float = option(
         0.9,
-        "Draw only among the likeliest tokens that together reach this share. 1 turns it off.",
+        "With do_sample on, draw only among the likeliest tokens that together reach this share. "
+        "1 turns it off.",
         label="top_p",
         group="Generation",
         gt=0,
@@ -495,7 +496,7 @@ class GenerateSection(Section):
     )
     top_k: int = option(
         50,
-        "Draw only among this many likeliest tokens. 0 turns it off.",
+        "With do_sample on, draw only among this many likeliest tokens. 0 turns it off.",
         label="top_k",
         group="Generation",
         ge=0,

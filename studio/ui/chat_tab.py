@@ -1,5 +1,6 @@
 """The Chat tab: the base and the tuned model side by side, or the merged one on its own."""
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,8 @@ class ChatTab:
         emptied = [*view, self.message, spoken, self.histories]
         nothing: tuple[Any, ...] = ([], [], "", {}, {})
         self.clear.click(lambda: nothing, None, emptied, cancels=[sent, again], **QUIET)
+        # Another run's answers are no part of this one's conversation.
+        self.run.input(lambda: nothing, None, emptied, cancels=[sent, again], **QUIET)
         # An answer that is still growing would bring its own view back.
         self.mode.change(_show, [spoken, self.mode], view, cancels=[sent, again], **QUIET)
 
@@ -117,32 +120,34 @@ class ChatTab:
 
         def say(values: Values) -> Iterator[Updates]:
             mode, run_id = values[self.mode], values[self.run] or None
-            kept = {side: list(turns) for side, turns in (values[spoken] or {}).items()}
+            kept = talked(values[spoken] or {})
             sides = answering(mode, run_id)
-            text = forget_answer(kept, sides) if again else (values[self.text] or "").strip()
+            asked = {side: list(turns) for side, turns in kept.items()}
+            text = forget_answer(asked, sides) if again else (values[self.text] or "").strip()
             tree = context.form.tree(values)
             try:
                 if not text:
                     raise StudioError("There is no question yet.", "Write one below.")
                 generate = generation(tree)
+                if again:
+                    generate = other_dice(generate, kept, sides)
+                # The box is emptied once: what is typed while the answer grows stays.
+                yield {self.text: gr.skip() if again else ""}
+                settings, base = context.settings, lenient(tree)
+                for grown, words in answer(
+                    context.store, settings, run_id, base, text, sides, asked, generate
+                ):
+                    yield {self.message: words, spoken: grown, **self._view(grown, mode)}
             except StudioError as error:
-                yield {self.message: html.problem(error)}
-                return
-            settings, base = context.settings, lenient(tree)
-            asked = answer(context.store, settings, run_id, base, text, sides, kept, generate)
-            for grown, words in asked:
-                left, right = shown(grown, mode)
-                # What was typed stays in the box when it could not be sent.
-                typed = gr.skip() if again else (text if "problem" in words else "")
-                yield {
-                    self.left: gr.Chatbot(**left),
-                    self.right: gr.Chatbot(**right),
-                    self.message: words,
-                    spoken: grown,
-                    self.text: typed,
-                }
+                typed = gr.skip() if again or not text else text
+                shown = {spoken: kept, **self._view(kept, mode)}
+                yield {self.message: html.problem(error), self.text: typed, **shown}
 
         return say
+
+    def _view(self, histories: Histories, mode: str) -> Updates:
+        left, right = shown(histories, mode)
+        return {self.left: gr.Chatbot(**left), self.right: gr.Chatbot(**right)}
 
 
 def answering(mode: str, run_id: str | None) -> tuple[str, ...]:
@@ -222,38 +227,56 @@ def answer(
 ) -> Iterator[tuple[Histories, str]]:
     """Asks all sides; yields the conversations as they grow, and HTML about what goes on.
 
-    An error leaves the conversations as they were and comes as the line.
+    Raises StudioError; what was said before is the caller's to keep.
     """
-    before = {side: list(turns) for side, turns in histories.items()}
+    run = store.get(run_id) if run_id else None
+    # The tuned model belongs to the model that its run trained, whatever the form says now.
+    used = run.spec() if run else base
+    if run is None:
+        model_folder(settings, base)
     grown = {side: list(turns) for side, turns in histories.items()}
-    try:
-        run = store.get(run_id) if run_id else None
-        # The tuned model belongs to the model that its run trained, whatever the form says now.
-        used = run.spec() if run else base
-        if run is None:
-            model_folder(settings, base)
-        asked = {}
-        for side in sides:
-            turns = [*grown.get(side, []), {"role": "user", "content": text}]
-            system = (
-                [{"role": "system", "content": generate.system_prompt}]
-                if generate.system_prompt
-                else []
-            )
-            asked[side] = [*system, *turns]
-            grown[side] = [*turns, {"role": "assistant", "content": ""}]
-        yield grown, html.wait("thinking")
-        for reply in jobs.chat(store, settings, run, used, asked, generate):
-            for side, delta in reply.get("delta", {}).items():
-                last = grown[side][-1]
-                grown[side][-1] = {**last, "content": last["content"] + delta}
-            if reply.get("done"):
-                for side, whole in reply["text"].items():
-                    grown[side][-1] = {"role": "assistant", "content": whole}
-            doing = "" if reply.get("done") else html.wait(str(reply.get("stage", "writing")))
-            yield grown, doing
-    except StudioError as error:
-        yield before, html.problem(error)
+    asked = {}
+    for side in sides:
+        turns = [*grown.get(side, []), {"role": "user", "content": text}]
+        system = [{"role": "system", "content": generate.system_prompt}]
+        asked[side] = [*(system if generate.system_prompt else []), *turns]
+        grown[side] = [*turns, {"role": "assistant", "content": ""}]
+    yield grown, html.wait("thinking")
+    for reply in jobs.chat(store, settings, run, used, asked, generate):
+        for side, delta in reply.get("delta", {}).items():
+            last = grown[side][-1]
+            grown[side][-1] = {**last, "content": last["content"] + delta}
+        if reply.get("done"):
+            for side, whole in reply["text"].items():
+                grown[side][-1] = {"role": "assistant", "content": whole}
+        yield grown, "" if reply.get("done") else html.wait(str(reply.get("stage", "writing")))
+
+
+def talked(histories: Histories) -> Histories:
+    """The conversations without answers that were stopped before their first word, and without
+    the questions that they leave open."""
+    kept = {}
+    for side, turns in histories.items():
+        turns = list(turns)
+        while turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+            turns = turns[:-2]
+        kept[side] = turns
+    return kept
+
+
+def other_dice(
+    generate: GenerateSection, histories: Histories, sides: tuple[str, ...]
+) -> GenerateSection:
+    """Other draws than last time, told from the last answer, so that asking again can give another
+    answer. Raises StudioError where nothing is drawn: the answer would be the same."""
+    if not generate.do_sample:
+        raise StudioError(
+            "Without do_sample the same question gets the same answer.",
+            "Turn do_sample on in the settings below, or change them, and ask again.",
+        )
+    last = "".join(turns[-1]["content"] for s in sides if (turns := histories.get(s)))
+    seed = (generate.seed + zlib.crc32(last.encode())) % 2**31
+    return generate.model_copy(update={"seed": seed})
 
 
 def generation(tree: dict[str, dict[str, Any]]) -> GenerateSection:

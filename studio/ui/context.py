@@ -74,7 +74,11 @@ def recipes(settings: Settings) -> dict[str, Recipe]:
     found = {}
     for folder in (settings.presets, settings.recipes):
         for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            try:
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            except OSError:
+                # A folder or a dangling link of that name is no recipe.
+                continue
             first = [line.lstrip("# ").strip() for line in lines if line.startswith("#")]
             found[path.stem] = Recipe(path.stem, path, first[0] if first else "")
     return dict(sorted(found.items(), key=lambda item: (item[0] != MAIN, item[0])))

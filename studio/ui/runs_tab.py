@@ -7,7 +7,7 @@ import gradio as gr
 import plotly
 
 from studio import jobs
-from studio.data import locate
+from studio.data import check_rows, locate
 from studio.errors import Problem, SpecError, StudioError
 from studio.plan.model import summarize
 from studio.runs import ENDED
@@ -29,7 +29,7 @@ class RunsTab:
             self.stop = gr.Button(
                 "Stop and keep", variant="stop", elem_id="stop-run", visible=False
             )
-            self.kill = gr.Button("Stop now", elem_id="kill-run", visible=False)
+            self.kill = gr.Button("Stop now, save nothing", elem_id="kill-run", visible=False)
             self.again = gr.Button("Start training", elem_id="start-runs")
             self.talk = gr.Button("Talk to it", variant="primary", elem_id="talk", visible=False)
         self.message = gr.HTML(elem_id="runs-message")
@@ -135,10 +135,11 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
     problems = []
     try:
         path = locate(wanted.data.path, settings)
-        if path is not None and data_tab.count(settings, wanted) < 2:
-            raise StudioError(
-                f"{wanted.data.path} has fewer than two rows.", "Choose another file."
-            )
+        if path is not None:
+            if data_tab.count(settings, wanted) < 2:
+                few = f"{wanted.data.path} has fewer than two rows."
+                raise StudioError(few, "Choose another file.")
+            check_rows(wanted.data, settings)
     except StudioError as error:
         problems.append(Problem("data.path", error.message, error.hint))
     try:

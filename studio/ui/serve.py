@@ -1,6 +1,7 @@
 """Serving the page safely: this machine only, no foreign origins, nothing from outside."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,46 +12,62 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import StudioError
+from studio.jobs import writing
 from studio.settings import Settings
 from studio.ui.runs_tab import PLOTLY
 from studio.ui.theme import css, theme
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_FILE = "/gradio_api/file="
 # Gradio's page needs inline scripts and eval. Images only from here: one in a model's answer must
 # not call home.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; img-src 'self' data: blob:; "
-    "connect-src 'self'; "
-    "object-src 'none'; base-uri 'self'"
+    "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'self'"
 )
 
 
-class _SameOrigin:
-    """Refuses what another site's page sends; tells the browser to load nothing from outside.
+class _Guard:
+    """Refuses what another site's page sends, and files of a run that are no export; tells the
+    browser to load nothing from outside.
 
     Plain ASGI: it stands before every poll of every viewer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, runs: Path, frame: str) -> None:
+        """`frame` is the one other site that may show this page in itself, or nothing."""
         self._app = app
+        self._runs = runs
+        self._policy = f"{_POLICY} {frame}".strip()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and _foreign(Headers(scope=scope)):
-            refusal = PlainTextResponse("This request comes from another site.", status_code=403)
-            await refusal(scope, receive, send)
+        refused = self._refused(scope)
+        if refused:
+            await PlainTextResponse(refused, status_code=403)(scope, receive, send)
             return
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _POLICY
+                headers["Content-Security-Policy"] = self._policy
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         await self._app(scope, receive, guarded)
+
+    def _refused(self, scope: Scope) -> str:
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and _foreign(Headers(scope=scope)):
+            return "This request comes from another site."
+        _, marker, name = str(scope["path"]).partition(_FILE)
+        if marker:
+            file = Path("/", name).resolve()
+            inside = file.parts[len(self._runs.parts) :]
+            if file.is_relative_to(self._runs) and inside[1:2] != ("export",):
+                return "Of a run only its exports are served."
+        return ""
 
 
 def _foreign(headers: Headers) -> bool:
@@ -61,12 +78,12 @@ def _foreign(headers: Headers) -> bool:
 
 def options(settings: Settings) -> dict[str, Any]:
     """The arguments of `launch`."""
-    local = settings.host in _LOOPBACK
-    guards = [Middleware(_SameOrigin)]
-    if local:
-        guards.insert(
-            0, Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
-        )
+    # A Space is shown inside the Hub's page.
+    frame = "https://huggingface.co" if "*" in settings.hosts else ""
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts)),
+        Middleware(_Guard, runs=settings.runs.resolve(), frame=frame),
+    ]
     return {
         "server_name": settings.host,
         "server_port": settings.port,
@@ -85,7 +102,8 @@ def options(settings: Settings) -> dict[str, Any]:
 def serve(demo: gr.Blocks, settings: Settings) -> None:
     """Serves until it is interrupted. Raises StudioError where the port is taken."""
     _check_port(settings)
-    settings.runs.mkdir(parents=True, exist_ok=True)
+    with writing(settings.runs):
+        pass
     demo.launch(**options(settings), prevent_thread_lock=True)
     shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     print(

@@ -169,27 +169,21 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     if found is None:
         return "<p>The data's rows are fetched at the start; then the steps are counted.</p>"
     here = machine()
+    learned = _learned(store, spec)
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
+    guess = "from your earlier runs" if learned else "a first guess, until a run was measured"
+    later = "told once its files are here"
+    time = duration(found.seconds) if found.seconds is not None else "–"
+    memory = f"{gb(found.memory)} GB" if found.memory is not None else "–"
+    count = f"up to {found.steps}" if spec.train.packing else f"{found.steps}"
+    free = f"{gb(here.free)} GB free"
+    trained = f"{found.trainable:,}" if found.trainable else "–"
     pairs = [
         ("Rows", f"{found.train_rows}", f"and {found.eval_rows} held back"),
-        (
-            "Steps",
-            f"{found.steps}" if not spec.train.packing else f"up to {found.steps}",
-            f"{per_step} rows each",
-        ),
-        (
-            "Time, about",
-            duration(found.seconds),
-            "a first guess, until a run was measured"
-            if not _learned(store, spec)
-            else "from your earlier runs",
-        ),
-        ("Memory, about", f"{gb(found.memory)} GB", f"{gb(here.free)} GB free"),
-        (
-            "Trained",
-            f"{found.trainable:,}" if found.trainable else "–",
-            "parameters of the adapter",
-        ),
+        ("Steps", count, f"{per_step} rows each"),
+        ("Time, about", time, guess if found.seconds is not None else later),
+        ("Memory, about", memory, free if found.memory is not None else later),
+        ("Trained", trained, "parameters of the adapter"),
         ("Learning rate", show(spec.train.learning_rate), spec.train.lr_scheduler_type),
     ]
     text = html.facts(pairs)
@@ -197,7 +191,7 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
         smaller = "nf4 quantization, " if spec.model.quantization == "none" else ""
         text += html.problem(
             StudioError(
-                f"This needs about {gb(found.memory)} GB and {gb(here.free)} GB are free.",
+                f"This needs about {memory} and {gb(here.free)} GB are free.",
                 f"Try {smaller}a batch of {max(1, spec.train.per_device_train_batch_size // 2)}, "
                 "or a shorter max_length.",
             )

@@ -14,8 +14,9 @@ REFUSALS = {"gated/model": (403, "GatedRepo"), "broken/model": (500, "")}
 
 
 @contextmanager
-def hub(repos: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serves the repositories; yields the address and the list of paths that were asked for."""
+def hub(repos: dict[str, Path], files_break: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Serves the repositories; yields the address and the list of paths that were asked for. With
+    `files_break` each file's connection is cut after its headers."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -35,7 +36,9 @@ def hub(repos: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if send_body:
+            if files_break and send_body and not path.startswith("/api/"):
+                self.close_connection = True
+            elif send_body:
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:

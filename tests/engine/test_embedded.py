@@ -124,6 +124,9 @@ def entry(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         parameters=1,
         layers=2,
         hidden_size=64,
+        intermediate_size=128,
+        heads=4,
+        kv_heads=2,
         vocab_size=1,
         context=256,
         package="tiny-gguf==1.0",
@@ -156,6 +159,19 @@ def test_the_packages_model_becomes_a_plain_folder(
     assert "nobody/tiny is not on this machine" in recorder.notes[0]
     sizes = [total for _, total in recorder.counts if total is not None]
     assert max(sizes) > 10_000
+
+
+def test_what_the_hub_left_half_done_is_not_mixed_with_the_package(
+    entry: Callable[..., Entry], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_off(*_: Any, into: Path, **__: Any) -> None:
+        (into / ".cache").mkdir()
+        (into / "vocab.json").write_text("{}")
+        raise StudioError("The Hub broke off.", "Try again.")
+
+    monkeypatch.setattr(embedded.hub, "fetch", break_off)
+    folder = embedded.prepare(entry(), settings, Recorder())
+    assert not {".cache", "vocab.json"} & {path.name for path in folder.iterdir()}
 
 
 def test_it_is_prepared_once(

@@ -1,5 +1,6 @@
 """Models from the Hub, played by a server of our own."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from studio.engine.hub import fetch
+from studio.errors import StudioError
 from studio.settings import PROJECT, Settings
-from tests.engine.helpers import child_env, start_worker
+from tests.engine.helpers import Recorder, child_env, start_worker
 from tests.engine.hub_server import hub
 
 _RESOLVE = """
@@ -95,6 +99,41 @@ def test_a_hub_model_comes_without_pickles_and_code(settings: Settings, repo: Pa
     assert again["files"] == whole["files"]
     (other,) = resolve_all(settings, "http://127.0.0.1:9", ("me/other", None, True))
     assert "can't be reached" in str(other["error"])
+
+
+def test_files_that_break_off_are_told_in_words(settings: Settings, repo: Path) -> None:
+    with hub({"me/tiny": repo}, files_break=True) as (address, _):
+        (answer,) = resolve_all(settings, address, ("me/tiny", None, True))
+    assert "The Hub broke off while sending me/tiny" in str(answer["error"]) and answer["hint"]
+
+
+@pytest.mark.parametrize(
+    ("error", "from_the_network"),
+    [
+        (httpx2.ConnectError("no route"), True),
+        (httpx2.ReadError("cut"), True),
+        (httpx2.ConnectTimeout("late"), True),
+        (OSError(errno.ECONNRESET, "reset"), True),
+        (OSError(errno.ETIMEDOUT, "timed out"), True),
+        (OSError(errno.ENOSPC, "full"), False),
+        (OSError(errno.EDQUOT, "quota"), False),
+        (OSError(errno.EACCES, "not yours"), False),
+        (OSError(errno.EROFS, "read-only"), False),
+        (ValueError("a bug"), False),
+    ],
+)
+def test_the_networks_errors_become_words_and_the_disks_stay(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    from_the_network: bool,
+) -> None:
+    def break_off(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", break_off)
+    with pytest.raises(StudioError if from_the_network else type(error)):
+        fetch("me/tiny", None, settings, Recorder())
 
 
 def test_setup_takes_the_original_where_the_hub_answers(settings: Settings, repo: Path) -> None:

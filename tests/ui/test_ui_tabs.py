@@ -214,11 +214,30 @@ def test_a_question_that_cannot_be_answered_leaves_the_conversation_as_it_was(
     store = RunStore(settings.runs)
     kept = {"base": [turn("user", "1"), turn("assistant", "a")]}
     for run_id, sides in (("20250101-000000-gone", ("base", "tuned")), (None, ("tuned",))):
-        *_, (after, words) = chat_tab.answer(
-            store, settings, run_id, DEFAULTS, "Hi", sides, kept, DEFAULTS.generate
-        )
-        assert after == {"base": [turn("user", "1"), turn("assistant", "a")]}
-        assert "problem" in words
+        with pytest.raises(StudioError):
+            list(
+                chat_tab.answer(
+                    store, settings, run_id, DEFAULTS, "Hi", sides, kept, DEFAULTS.generate
+                )
+            )
+        assert kept == {"base": [turn("user", "1"), turn("assistant", "a")]}
+
+
+def test_an_answer_stopped_before_its_first_word_is_not_part_of_the_conversation() -> None:
+    said = [turn("user", "1"), turn("assistant", "a")]
+    open_question = [*said, turn("user", "2"), turn("assistant", "")]
+    assert chat_tab.talked({"base": open_question, "tuned": said}) == {"base": said, "tuned": said}
+
+
+def test_asking_again_draws_anew_or_says_why_not() -> None:
+    histories = {"tuned": [turn("user", "1"), turn("assistant", "a")]}
+    drawn = DEFAULTS.generate.model_copy(update={"do_sample": True})
+    first = chat_tab.other_dice(drawn, histories, ("tuned",))
+    histories["tuned"][-1] = turn("assistant", "b")
+    second = chat_tab.other_dice(drawn, histories, ("tuned",))
+    assert len({drawn.seed, first.seed, second.seed}) == 3
+    with pytest.raises(StudioError, match="do_sample"):
+        chat_tab.other_dice(DEFAULTS.generate, histories, ("tuned",))
 
 
 def test_wrong_generation_settings_are_told_and_other_fields_do_not_matter() -> None:

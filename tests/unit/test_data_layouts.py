@@ -98,6 +98,27 @@ def test_no_rows_have_no_layout() -> None:
         ({"messages": [Q, {"role": "robot", "content": "A"}]}, "spoken by 'robot'"),
         ({"messages": [{"role": ["user"], "content": "Q"}]}, "spoken by"),
         ({"messages": [Q, {"role": "assistant", "content": ["A"]}]}, "`content` is list"),
+        (
+            {"messages": [Q, A, Q, {**A, "content": " \n"}]},
+            "Turn 4 of `messages` is an empty answer",
+        ),
+        ({"messages": [Q, {**A, "content": None}]}, "Turn 2 of `messages` is an empty answer"),
+        (
+            {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": ""}]},
+            "Turn 2 of `conversations` is an empty answer",
+        ),
+        ({"question": "Q", "answer": " "}, "`answer` is an empty answer"),
+        ({"instruction": "Q", "output": None}, "`output` is an empty answer"),
+        (
+            {"messages": [Q, {"role": "assistant", "tool_calls": [{"id": 1}]}]},
+            "Turn 2 of `messages` calls a tool, which is not trained here yet",
+        ),
+        (
+            {"messages": [Q, {**A, "tool_calls": [{"id": 1}]}]},
+            "Turn 2 of `messages` calls a tool",
+        ),
+        ({"messages": [Q, A], "tools": [{"type": "function"}]}, "offers tools"),
+        ({"messages": [Q, A], "tools": '[{"type": "function"}]'}, "offers tools"),
         ({"messages": [S, Q]}, "no answer to learn from"),
         ({"conversations": [{"from": "human", "value": 5}]}, "`value` is int"),
         ({"question": "Q", "answer": 42}, "`answer` is int"),
@@ -107,3 +128,9 @@ def test_no_rows_have_no_layout() -> None:
 )
 def test_a_row_that_is_wrong_is_told_in_a_sentence(row: dict[str, Any], words: str) -> None:
     assert words in wrong(row)
+
+
+@pytest.mark.parametrize("none", [None, [], "", "[]"])
+def test_columns_for_tools_that_are_empty_do_no_harm(none: Any) -> None:
+    row = {"messages": [Q, {**A, "tool_calls": none}], "tools": none}
+    assert to_messages(row, detect([row])) == [Q, A]

@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from studio.data import SUFFIXES, iterate, load_rows, locate, split
+from studio.data import SUFFIXES, check_rows, iterate, load_rows, locate, split
 from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import DEFAULTS, DataSection
@@ -179,6 +179,52 @@ def test_only_as_many_rows_as_asked_for_are_read(settings: Settings) -> None:
     assert len(load_rows(DataSection(path="a.jsonl", max_rows=2), settings)) == 2
     with pytest.raises(StudioError, match="line 3"):
         load_rows(DataSection(path="a.jsonl"), settings)
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [("name", "Leave it empty"), ("split", "Set it back to train"), ("revision", "Leave it")],
+)
+def test_what_only_the_hub_has_is_refused_for_a_file(
+    settings: Settings, field: str, hint: str
+) -> None:
+    write(settings.workspace / "a.jsonl", '{"question": "q", "answer": "a"}\n')
+    section = DataSection.model_validate({"path": "a.jsonl", field: "other"})
+    for look in (load_rows, check_rows):
+        with pytest.raises(
+            StudioError, match=rf"data\.{field} is for data sets of the Hub"
+        ) as caught:
+            look(section, settings)
+        assert hint in caught.value.hint
+
+
+def test_every_row_is_looked_at_before_a_run(settings: Settings) -> None:
+    good = json.dumps({"question": "q", "answer": "a"}) + "\n"
+    bad = json.dumps({"question": "q", "answer": ""}) + "\n"
+    section = DataSection(path="a.jsonl")
+    path = write(settings.workspace / "a.jsonl", good * 5)
+    check_rows(section, settings)
+    write(path, good * 2 + bad + good)
+    with pytest.raises(
+        StudioError, match=r"^Row 3 of the data: `answer` is an empty answer"
+    ) as one:
+        check_rows(section, settings)
+    assert "rows can't" not in one.value.message and one.value.hint
+    write(path, good * 2 + bad * 3 + good)
+    with pytest.raises(StudioError, match=r"^Row 3 .* 3 of 6 rows can't be used"):
+        check_rows(section, settings)
+    # Rows that the run leaves out are not looked at.
+    check_rows(section.model_copy(update={"max_rows": 2}), settings)
+    write(path, "\n")
+    with pytest.raises(StudioError, match=r"a\.jsonl has no rows"):
+        check_rows(section, settings)
+    check_rows(DataSection(path="owner/name", split="test"), settings)
+
+
+def test_of_very_many_rows_the_first_are_looked_at(settings: Settings) -> None:
+    good = json.dumps({"question": "q", "answer": "a"}) + "\n"
+    write(settings.workspace / "a.jsonl", good * 100_000 + "broken")
+    check_rows(DataSection(path="a.jsonl"), settings)
 
 
 def test_the_default_data_is_there(settings: Settings) -> None:

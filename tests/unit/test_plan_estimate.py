@@ -2,14 +2,24 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from studio.plan.estimate import Plan, duration, plan, steps
+from studio.plan.catalogue import EMBEDDED
+from studio.plan.estimate import (
+    Plan,
+    activation_bytes,
+    duration,
+    memory_bytes,
+    plan,
+    steps,
+    trainable,
+)
 from studio.plan.machine import Gpu, Machine
-from studio.plan.model import summarize
+from studio.plan.model import Shape, Summary, summarize
 from studio.settings import Settings
-from studio.spec import DEFAULTS, RunSpec, with_overrides
+from studio.spec import DEFAULTS, RunSpec, load, with_overrides
 
 CPU = Machine(cores=2, total=16 * 10**9, available=12 * 10**9, gpus=())
 GPU = Machine(2, CPU.total, CPU.available, (Gpu("H100", 80 * 10**9, 10**9, 9.0),))
@@ -56,7 +66,7 @@ def made(spec: RunSpec, settings: Settings, machine: Machine = CPU) -> Plan:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.per_device_train_batch_size=32", "model.dtype=float32"],
+    ["train.per_device_train_batch_size=32", "model.dtype=float32", "adapter.r=256"],
 )
 def test_more_of_it_takes_more_memory(spec: RunSpec, settings: Settings, override: str) -> None:
     assert (
@@ -88,8 +98,57 @@ def test_whether_it_fits_is_judged_where_it_will_run(spec: RunSpec, settings: Se
     assert made(spec, settings, Machine(2, 10**9, 10**8, ())).fits is False
     full = Machine(2, CPU.total, CPU.available, (Gpu("H100", 80 * 10**9, 80 * 10**9, 9.0),))
     assert made(spec, settings, full).fits is False
-    unknown = with_overrides(spec, ["model.name_or_path=owner/name"])
-    assert made(unknown, settings).fits is None
+
+
+def test_of_a_model_that_is_not_known_yet_nothing_is_invented(
+    spec: RunSpec, settings: Settings
+) -> None:
+    found = made(with_overrides(spec, ["model.name_or_path=owner/name"]), settings)
+    assert (found.memory, found.seconds, found.fits) == (None, None, None)
+    assert found.steps == 20
+
+
+# The shapes of Llama 3.1 8B.
+LARGE = Summary(
+    "8B", True, 8_030_261_248, 32, 4096, 128_256, 131_072, "Llama", "", "",
+    config={"intermediate_size": 14_336, "num_attention_heads": 32, "num_key_value_heads": 8},
+)  # fmt: skip
+
+
+def test_activations_are_those_that_were_measured() -> None:
+    spec = with_overrides(DEFAULTS, ["adapter.r=16"])
+    assert activation_bytes(spec, LARGE, 1, 2) == 184_680 * 32
+    doubled = activation_bytes(spec, LARGE, 1, 4)
+    assert doubled == 2 * 184_680 * 32 - 32 * (4 * 32 + 8)
+    kept = with_overrides(spec, ["train.activation_checkpointing=true"])
+    assert activation_bytes(kept, LARGE, 1, 2) == 2 * 4096 * 32 + 184_680
+    # A config that says nothing still gives a figure of that size.
+    unsaid = activation_bytes(spec, replace(LARGE, config=None), 1, 2)
+    assert 0.7 < unsaid / (184_680 * 32) < 1.5
+
+
+def test_an_optimizer_takes_what_was_measured(settings: Settings) -> None:
+    shape = Shape("model.layers.0.self_attn.q_proj.weight", (4096, 4096))
+    summary = replace(LARGE, shapes=(shape,))
+    spec = with_overrides(DEFAULTS, ["adapter.r=16"])
+
+    def taken(optim: str) -> float:
+        chosen = with_overrides(spec, [f"train.optim={optim}"])
+        return memory_bytes(chosen, summary, GPU, 100) / trainable(spec, summary)
+
+    none = taken("sgd")
+    for optim, each in {"adamw_torch": 8, "adamw_bnb_8bit": 2.03, "lion_8bit": 1.02}.items():
+        assert taken(optim) - none == pytest.approx(each, abs=0.01)
+    assert taken("adamw_torch_fused") == taken("adamw_torch") and taken("adafactor") >= none
+
+
+def test_the_default_recipe_takes_about_what_its_worker_was_seen_to_take(
+    settings: Settings,
+) -> None:
+    spec = load(settings.presets / "persona.yaml")
+    summary = summarize(EMBEDDED, settings)
+    found = plan(spec, summary, CPU, train_rows=141, eval_rows=9, characters=110)
+    assert found.memory is not None and 1.5e9 < found.memory < 2.6e9
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
 from studio.plan.estimate import trainable, weight_bytes
-from studio.plan.model import folder_of, summarize
+from studio.plan.model import folder_of, is_hub_id, summarize
 from studio.settings import Settings
 from studio.spec import parse
 from tests.unit.libraries import CASES
@@ -150,14 +152,83 @@ def test_pickled_weights_are_refused_with_the_reason(settings: Settings) -> None
     assert "run any code" in caught.value.hint and "safetensors" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["./nix", "/nix", "~/nix", "nix", "a/b/c", "a\0b", "x" * 5000])
+@pytest.mark.parametrize("name", ["./nix", "/nix", "~/nix", "-nix", "a/b/c", "a\0b", "x" * 5000])
 def test_a_model_that_is_nowhere_is_told(settings: Settings, name: str) -> None:
     with pytest.raises(StudioError) as caught:
         summarize(name, settings)
     assert caught.value.hint
 
 
-def test_a_hub_id_is_known_by_name_only(settings: Settings) -> None:
+@pytest.mark.parametrize("name", ["owner/name", "gpt2"])
+def test_a_hub_id_is_known_by_name_only(settings: Settings, name: str) -> None:
+    found = summarize(name, settings)
+    assert not found.ready and found.parameters == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "owner/name", "a", "A-1/b_2.c", "_a/b", "a" * 96, "a" * 97, "x/" + "a" * 97, "", "/",
+     "a/", "/a", "a/b/c", ".a", "a.", "-a/b", "a/b-", "a--b", "a..b", "a/b.git", "a b", "é/b"],
+)  # fmt: skip
+def test_what_may_be_a_hub_id_is_the_hubs_own_rule(name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        assert not is_hub_id(name)
+    else:
+        assert is_hub_id(name)
+
+
+def in_cache(root: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, Any]) -> None:
+    """Puts the files into a Hub cache of our own, as revision main of owner/name."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
+    repo = root / "models--owner--name"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    for name, content in files.items():
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (repo / "snapshots" / "abc" / name).write_bytes(raw)
+
+
+def test_a_hub_model_that_was_fetched_is_summed_up_from_the_cache(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_cache(
+        tmp_path / "hub",
+        monkeypatch,
+        {"config.json": CONFIG, "model.safetensors": safetensors(HEADER)},
+    )
+    for revision in (None, "main", "abc"):
+        found = summarize("owner/name", settings, revision)
+        assert found.ready and found.parameters == 50 * 8 + 8 * 8 + 8
+    assert not summarize("owner/name", settings, "v2").ready
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": CONFIG},
+        {"model.safetensors": safetensors(HEADER)},
+        {
+            "config.json": CONFIG,
+            "a.safetensors": safetensors(HEADER),
+            "model.safetensors.index.json": {
+                "weight_map": {"x": "a.safetensors", "y": "b.safetensors"}
+            },
+        },
+        {
+            "config.json": CONFIG,
+            "a.safetensors": safetensors(HEADER),
+            "model.safetensors.index.json": [],
+        },
+    ],
+    ids=["no weights", "no config", "one part of two", "a broken index"],
+)
+def test_half_a_model_in_the_cache_is_not_summed_up(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, Any]
+) -> None:
+    in_cache(tmp_path / "hub", monkeypatch, files)
     found = summarize("owner/name", settings)
     assert not found.ready and found.parameters == 0
 

@@ -1,7 +1,9 @@
 """The log of events: what a reader sees while a worker writes, and what it adds up to."""
 
+import errno
 import json
 import random
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,32 @@ def test_a_large_log_is_read_in_blocks_without_losing_a_line(tmp_path: Path) -> 
         found, offset = tail(path, offset, limit=100)
         steps += [event["step"] for event in found]
     assert steps == list(range(500))
+
+
+def test_all_events_are_read_however_long_the_log_is(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert list(events.read(path)) == []
+    write(path, *[json.dumps({"type": "log", "step": n}) + "\n" for n in range(500)], '{"type":')
+    assert [event["step"] for event in events.read(path, limit=100)] == list(range(500))
+
+
+def test_a_write_that_was_cut_short_is_told_and_costs_only_its_own_event(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    append(path, {"type": "stage", "text": "a"})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on a file's size cuts a write as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space") as caught:
+            append(path, {"type": "note", "text": "lost"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.ENOSPC
+    found, offset = tail(path)
+    assert types(found) == ["stage"]
+    append(path, {"type": "end", "status": "failed"})
+    assert types(tail(path, offset)[0]) == ["end"]
+    assert types(list(events.read(path))) == ["stage", "end"]
 
 
 def test_folding_in_parts_gives_what_folding_at_once_gives() -> None:

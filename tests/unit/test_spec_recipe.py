@@ -72,7 +72,6 @@ def test_a_name_that_resembles_none_is_answered_with_all_there_are() -> None:
         ("~: 3", "None"),
         ("train: {1: 2}", "train.1"),
         ("train: {~: 2}", "train.None"),
-        ("train:", "train"),
         ("train: [1]", "train"),
         ("train: {a.b: 1}", "train.a.b"),
         ("adapter: {target_modules: 3}", "adapter.target_modules"),

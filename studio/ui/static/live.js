@@ -244,7 +244,8 @@ async function runList() {
   const got = await server.runs_now('');
   if (!got) return;
   runs = got.runs;
-  if (!followed && runs.length) follow(runs[0].id);
+  // The buttons belong to the run in view: say which.
+  if (!followed && runs.length) { follow(runs[0].id); trigger('select', { run: runs[0].id }); }
   list(); head();
 }
 

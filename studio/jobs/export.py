@@ -1,0 +1,75 @@
+"""Making files of a run's result, in a worker of its own that several can watch."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from studio.errors import StudioError
+from studio.jobs.spawn import alone, spawn, writing
+from studio.runs import ENDED, Run, RunState, RunStore, events, files, fold
+from studio.settings import Settings
+
+
+def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> Iterator[RunState]:
+    """Makes the adapter or the merged model; yields the worker's states.
+
+    Without `out` it goes to the run's export folder, where what is there already is kept, and an
+    export that goes on already is only watched. Raises StudioError where it fails.
+    """
+    if not (run.adapter / "adapter_config.json").is_file():
+        raise StudioError(
+            f"The run {run.id} has no adapter.",
+            "Choose one that finished or was stopped after a step.",
+        )
+    target = out or run.export / kind
+    if out is None and target.is_dir():
+        return
+    active = RunStore(settings.runs).active() if kind == "merged" else None
+    if active is not None:
+        raise StudioError(
+            f"The run {active.id} needs this machine's memory now.", "Merge when it has ended."
+        )
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StudioError(f"{out} is not empty.", "Name a new folder.")
+    log = target.with_name(f"{target.name}.events.jsonl")
+    pid = _pid(run, kind)
+    with writing(target.parent), writing(pid.parent), alone(pid.with_suffix(".lock")):
+        if files.read_process(pid) is None:
+            log.unlink(missing_ok=True)
+            arguments = ["export", str(run.path), "--format", kind, "--out", str(target)]
+            process = spawn(arguments, run.log, settings)
+            with suppress(psutil.NoSuchProcess):
+                files.write_process(pid, process.pid)
+        elif out is not None:
+            raise StudioError(f"The {kind} of {run.id} is being made already.", "Wait for that.")
+    yield from _watch(run, pid, log)
+    if out is not None:
+        log.unlink(missing_ok=True)
+
+
+def _watch(run: Run, pid: Path, log: Path) -> Iterator[RunState]:
+    state, offset = RunState(), 0
+    while state.status not in ENDED:
+        alive = files.read_process(pid) is not None
+        new, offset = events.tail(log, offset)
+        state = fold(state, new)
+        if state.problem:
+            raise StudioError(state.problem["message"], state.problem["hint"])
+        if not alive and not new and state.status not in ENDED:
+            raise StudioError(
+                "The export ended without a word.", f"It may have run out of memory; see {run.log}."
+            )
+        yield state
+        time.sleep(0.1)
+
+
+def busy(store: RunStore) -> Run | None:
+    """The run whose model is being merged now, if any."""
+    return next((r for r in store.list() if files.read_process(_pid(r, "merged"))), None)
+
+
+def _pid(run: Run, kind: str) -> Path:
+    return run.export / f".{kind}.pid"
