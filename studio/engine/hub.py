@@ -34,8 +34,7 @@ def fetch(
 
     report.stage(f"asking the Hub for {repo}")
     offline = _unreachable(repo, revision, settings)
-    text = f"fetching {repo}"
-    report.stage(text)
+    report.stage(text := f"fetching {repo}")
     patterns = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
     try:
         folder = snapshot_download(
@@ -48,6 +47,7 @@ def fetch(
             etag_timeout=settings.hub_timeout_s,
             local_files_only=offline,
         )
+        return Path(folder)
     except LocalEntryNotFoundError:
         raise _absent(repo) from None
     # The files may come from another server than the one that was asked above.
@@ -57,7 +57,6 @@ def fetch(
         raise StudioError(
             f"The Hub broke off while sending {repo}: {first_line(error)}", "Try again."
         ) from None
-    return Path(folder)
 
 
 def _absent(repo: str) -> StudioError:

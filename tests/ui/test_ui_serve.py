@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -164,3 +165,16 @@ def test_a_port_that_is_none_is_told_in_a_sentence(
 def test_only_this_machine_is_served_unless_asked_for(settings: Settings) -> None:
     assert options(settings)["server_name"] == "127.0.0.1"
     assert not options(settings).get("share")
+
+
+def test_of_a_run_only_the_exports_are_served(browser: httpx.Client, home: Settings) -> None:
+    run = home.runs / "20250101-000000-served"
+    (run / "export" / "adapter").mkdir(parents=True)
+    (run / "worker.log").write_text("private words")
+    (run / "export" / "adapter" / "README.md").write_text("to take home")
+    served = f"/gradio_api/file={run}"
+    assert browser.get(f"{served}/export/adapter/README.md").text == "to take home"
+    for path in ("worker.log", "export/../worker.log", "export/adapter/%2e%2e/%2e%2e/worker.log"):
+        answer = browser.get(f"{served}/{path}")
+        assert answer.status_code in (403, 404) and "private" not in answer.text, path
+    shutil.rmtree(run)
