@@ -57,7 +57,7 @@ def right(settings: Settings, spec: RunSpec) -> str:
     """What is known of the chosen model, and what each quantization would take here."""
     try:
         source = model_folder(settings, spec)
-        summary = summarize(spec.model.name_or_path, settings)
+        summary = summarize(spec.model.name_or_path, settings, spec.model.revision)
     except StudioError as error:
         return html.card(spec.model.name_or_path, html.problem(error))
     where = "on this disk" if summary.ready else "fetched at the start of the first run"

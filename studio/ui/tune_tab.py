@@ -122,7 +122,7 @@ def made(settings: Settings, store: RunStore, spec: RunSpec) -> Plan | None:
     if not total:
         return None
     model_folder(settings, spec)
-    summary = summarize(spec.model.name_or_path, settings)
+    summary = summarize(spec.model.name_or_path, settings, spec.model.revision)
     characters = data_tab.mean_characters(settings, spec, _SAMPLE)
     train, held = split(total, spec.data.test_size, spec.train.seed)
     return plan(spec, summary, machine(), len(train), len(held), characters, _learned(store, spec))
