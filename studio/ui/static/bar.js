@@ -1,4 +1,4 @@
-// The bar that stays. Asks the server every two seconds, while the page is visible, what this
+// The bar that stays. Asks the server every three seconds, while the page is visible, what this
 // machine and its active run are doing. It only shows; the server's function only reads.
 const line = element.querySelector('.bar');
 const find = (name) => line.querySelector('[data-part="' + name + '"]');
@@ -49,4 +49,4 @@ async function beat() {
   last = state;
 }
 beat();
-const timer = setInterval(beat, 2000);
+const timer = setInterval(beat, 3000);
