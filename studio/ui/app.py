@@ -93,7 +93,13 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
             context.marks: marks.dump(form.marks(tree, context.base(name))),
         }
 
-    def changed(values: Values) -> Updates:
+    # Fields that say "changed" while the page is being filled still hold the page's first values:
+    # taken at their word, they would overwrite what was left here before the reload.
+    filled = gr.Number(0, visible="hidden")
+
+    def changed(values: Values) -> Any:
+        if not values[filled]:
+            return gr.skip()
         tree, name = form.tree(values), values[recipe]
         return {**follow(tree, name), draft: {"recipe": name, "tree": tree}}
 
@@ -104,7 +110,13 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         name = name if name in names else MAIN
         tree = kept.get("tree") or context.base(name).model_dump()
         shown = gr.Dropdown(names, value=name)
-        return {**form.fill(tree), **follow(tree, name), recipe: name, tune.recipe: shown}
+        return {
+            **form.fill(tree),
+            **follow(tree, name),
+            recipe: name,
+            tune.recipe: shown,
+            filled: 1,
+        }
 
     def way_back(values: Values, event: gr.EventData) -> Any:
         key = str(event.field).removeprefix("f-").replace("-", ".", 1)
@@ -115,10 +127,12 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
     gr.on(
         [c.change for c in fields],
         changed,
-        fields | {recipe},
+        fields | {recipe, filled},
         [*right, draft],
         trigger_mode="always_last",
         **QUIET,
     )
-    demo.load(load, {draft}, [*fields, *right, recipe, tune.recipe], **QUIET)
-    context.marks.select(way_back, {recipe}, [*fields], **QUIET)
+    demo.load(load, {draft}, [*fields, *right, recipe, tune.recipe, filled], **QUIET)
+    # Two ways back pressed one after the other are two.
+    multiple: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
+    context.marks.select(way_back, {recipe}, [*fields], **multiple)
