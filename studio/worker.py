@@ -25,8 +25,8 @@ from studio.settings import Settings
 _ENVIRONMENT = {
     # Idle threads that spin take the cores from whatever else runs: a factor of two on two cores.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # But not to sleep at once: a small product is over sooner than a thread wakes up. Measured:
-    # more is hardly faster alone and half as fast beside another busy process.
+    # But not to sleep at once: a small product is over sooner than a thread wakes up. Four times
+    # as many are no faster alone and half as fast beside another busy process.
     # With huge pages on top a step of the embedded model takes 0.7 of the time.
     "GOMP_SPINCOUNT": "5000",
     "THP_MEM_ALLOC_ENABLE": "1",
