@@ -38,7 +38,7 @@ def same_settings(steps: int) -> list[str]:
         f"train.max_steps={steps}",
         "train.logging_steps=1",
         f"train.save_steps={steps + 1000}",
-        "data.test_size=0",
+        "data.validation=0",
         "eval.eval_on_start=false",
     ]
 

@@ -7,15 +7,16 @@ only if what was asked for was done.
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studio import jobs, spec
+from studio.data.findings import blocking, to_dicts
 from studio.errors import SpecError, StudioError
 from studio.plan.doctor import examine
-from studio.runs import Run, RunState, RunStore
+from studio.runs import Run, RunState, RunStore, queue
 from studio.settings import Settings
 from studio.spec import RunSpec
 
@@ -185,6 +186,40 @@ def _show(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     }
 
 
+def _queue(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    match options.action:
+        case "add":
+            name = _given(options, "a recipe")
+            run = jobs.enqueue(store, settings, spec.load(Path(name), options.set), Path(name).stem)
+            _say(options, f"{run.id} waits for its turn.")
+        case "move":
+            run = store.get(_given(options, "a run"))
+            if options.place is None:
+                raise StudioError("The place is missing.", "`queue move RUN 1` makes it the next.")
+            jobs.move(store, run, options.place)
+        case "remove":
+            jobs.remove(store, store.get(_given(options, "a run")))
+        case _:
+            # Whoever looks sees to it that somebody works on it.
+            jobs.ensure(settings)
+    waiting = queue.waiting(store.root)
+    active = store.active()
+    if active is not None:
+        _say(options, f"   {active.id:<44} {_line(store.state(active))}")
+    for place, run_id in enumerate(waiting, 1):
+        _say(options, f"{place:>2} {run_id}")
+    if active is None and not waiting:
+        _say(options, "Nothing trains and nothing waits.")
+    return 0, {"active": active.id if active else None, "waiting": waiting}
+
+
+def _given(options: argparse.Namespace, what: str) -> str:
+    if options.item is None:
+        raise StudioError(f"Say {what}.", f"As in `queue {options.action} NAME`.")
+    return str(options.item)
+
+
 def _stop(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     store = _store(settings)
     run = store.get(options.run)
@@ -226,21 +261,63 @@ def _chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     }
 
 
-def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+def _last(replies: Iterator[Result]) -> Result:
+    """The last reply of the model's process; how it goes until then is told on stderr."""
     final: Result = {}
-    for reply in jobs.preview(settings, _recipe(options), options.start, options.rows):
-        if "stage" in reply:
-            print(f"({reply['stage']})", file=sys.stderr, flush=True)
-        final = reply
-    for row in final["rows"]:
-        _say(
-            options,
-            f"--- row {row['index'] + 1} of {final['total']}: {len(row['input_ids'])} tokens, "
-            f"{sum(row['trained'])} trained"
-            + (f", {len(row['cut'])} cut off" if row["cut"] else ""),
-        )
-        _say(options, row["problem"] or row["text"])
-    return 0, {k: v for k, v in final.items() if k != "done"}
+    for final in replies:
+        if "stage" in final:
+            print(f"({final['stage']})", file=sys.stderr, flush=True)
+    return {k: v for k, v in final.items() if k != "done"}
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    wanted = _recipe(options)
+    found = _last(jobs.preview(settings, wanted, options.start, options.rows))
+    for row in found["rows"]:
+        _say(options, f"--- {row['where']} (row {row['index'] + 1} of {found['total']})")
+        for sequence in row["sequences"]:
+            name = f"{sequence['name']}: " if sequence["name"] else ""
+            cut = f", {len(sequence['cut'])} cut off" if sequence["cut"] else ""
+            trained = f"{sum(sequence['trained'])} trained{cut}"
+            _say(options, f"{name}{len(sequence['tokens'])} tokens, {trained}\n{sequence['text']}")
+        if row["problem"]:
+            _say(options, f"{row['problem']} {row['hint']}")
+    for finding in found["findings"]:
+        _say(options, f"{finding['severity']}: {finding['words']}")
+    if options.batch is not None:
+        found["batch"] = _last(jobs.batch(settings, wanted, options.batch))
+        height, width = found["batch"]["shape"]
+        shape = f"{height} x {width} tokens, {found['batch']['trained']} trained"
+        _say(options, f"batch {options.batch}: {shape}, sha256 {found['batch']['sha256']}")
+    return 0, found
+
+
+def _audit(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    wanted = _recipe(options)
+    told = ""
+    for state in jobs.audit(settings, wanted):
+        line = jobs.words(state)
+        if line != told:
+            print(f"({line})", file=sys.stderr, flush=True)
+            told = line
+    report = jobs.audit_result(settings, wanted)
+    if report is None:
+        raise StudioError("The audit was stopped.", "Start it again.")
+    stopping = blocking(report.findings, wanted.data.accepted)
+    for name, count in report.counts.items():
+        _say(options, f"{name:<20} {count:>14,}")
+    for finding in report.findings:
+        _say(options, f"{finding.severity}: {finding.words}")
+        if finding.example:
+            _say(options, f"      {finding.example['where']}: {finding.example['shown'][:120]}")
+    return (1 if stopping else 0), {
+        "counts": report.counts,
+        "findings": to_dicts(report.findings),
+        "stopping": [finding.id for finding in stopping],
+        "languages": report.languages,
+        "lengths": report.lengths,
+        "seconds": report.seconds,
+    }
 
 
 def _export(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
@@ -280,12 +357,20 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "SECTION.FIELD=VALUE",
         "help": "override one field; may be given again",
     },
+    "action": {"choices": ("add", "list", "move", "remove"), "help": "what to do"},
+    "item": {"nargs": "?", "help": "a recipe to add; a run's id to move or remove"},
+    "place": {"nargs": "?", "type": lambda text: _natural(text), "help": "1 is the next"},
     "--detach": {"action": "store_true", "help": "return at once, without waiting for the end"},
     "--now": {"action": "store_true", "help": "end it at once, keeping only earlier checkpoints"},
     "--prompt": {"required": True, "help": "what to ask"},
     "--model": {"choices": jobs.SIDES, "default": "tuned", "help": "who answers (tuned)"},
     "--rows": {"type": _count, "default": 3, "help": "how many (3)"},
     "--start": {"type": _natural, "default": 0, "help": "the first one, from 0"},
+    "--batch": {
+        "type": _natural,
+        "metavar": "N",
+        "help": "also batch N of the first epoch, 0 being the first, with its sha256",
+    },
     "--format": {"choices": ("adapter", "merged"), "required": True},
     "--out": {"required": True, "help": "a new or empty folder"},
     "--home": {"help": "where runs and models are kept (else STUDIO_HOME, else ~/.atelier)"},
@@ -296,9 +381,16 @@ _COMMANDS: tuple[tuple[str, Command, str, str], ...] = (
     ("run", _run, "train a recipe; exit 0 only if the run finished", "recipe --set --detach"),
     ("runs", _runs, "list all runs", ""),
     ("show", _show, "one run: its state, settings, chart, and what went wrong", "run"),
+    (
+        "queue",
+        _queue,
+        "runs that wait: add RECIPE, list, move RUN PLACE, remove RUN",
+        "action item place --set",
+    ),
     ("stop", _stop, "finish the step, save, end", "run --now --detach"),
     ("chat", _chat, "ask a run's base, tuned or merged model", "run --prompt --model --set"),
-    ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --set"),
+    ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --batch --set"),
+    ("audit", _audit, "look at all rows; exit 0 only if none would ruin a run", "recipe --set"),
     ("export", _export, "write the adapter, or a merged model", "run --format --out"),
 )
 

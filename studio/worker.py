@@ -1,10 +1,11 @@
-"""The child process's entry: python -m studio.worker train | export | bench | setup.
+"""The child process's entry: python -m studio.worker COMMAND; see `_parser`.
 
 Whatever happens in here ends as an event that says so, and as a traceback in the log. torch is
 imported only inside what turns a crash into such an event.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -15,12 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from studio.engine.explain import explain
-from studio.engine.lock import try_lock
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
 from studio.runs import Run, files
+from studio.runs.lock import try_lock
 from studio.settings import Settings
+from studio.spec import parse
 
 _ENVIRONMENT = {
     # Idle threads that spin take the cores from whatever else runs: a factor of two on two cores.
@@ -52,6 +54,12 @@ def main(argv: list[str] | None = None) -> int:
             return _export(Run(arguments.run), arguments.format, arguments.out, settings)
         case "bench":
             return _bench(settings)
+        case "index":
+            return _index(arguments.folder, settings)
+        case "audit":
+            return _audit(arguments.folder, settings)
+        case "conduct":
+            return _conduct(settings)
         case _:
             return _setup(settings)
 
@@ -74,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("adapter", "merged"), required=True)
     export.add_argument("--out", type=lambda text: Path(text).resolve(), required=True)
     commands.add_parser("bench", help="serve preview and chat")
+    commands.add_parser("conduct", help="start the waiting runs one by one")
+    audit = commands.add_parser("audit", help="look at all rows of this folder's spec")
+    audit.add_argument("folder", type=_folder)
+    index = commands.add_parser("index", help="make the data of this folder's section ready")
+    index.add_argument("folder", type=_folder)
     commands.add_parser("setup", help="get the embedded model")
     return parser
 
@@ -86,18 +99,22 @@ def _folder(text: str) -> Path:
 
 
 def _train(run: Run, settings: Settings) -> int:
-    files.write_process(run.pid, os.getpid())
-    report = Reporter(run.events, stop=run.stop)
-
-    # Held until this process ends; the kernel takes it back however that happens.
-    with try_lock(settings.home / "train.lock") as ours:
+    # Both are held until this process ends; the kernel takes them back however that happens.
+    with try_lock(run.path / "lock") as ours, try_lock(settings.home / "train.lock") as free:
+        if not ours:
+            print("Another worker has this run.", file=sys.stderr)
+            return 1
+        files.write_process(run.pid, os.getpid())
+        report = Reporter(run.events, stop=run.stop)
 
         def work() -> None:
-            if not ours:
+            if not free:
                 raise StudioError(
                     "Another run is being trained on this machine.",
-                    "Stop it, or wait until it ends.",
+                    "Stop it, or put this one into the queue.",
                 )
+            # Before the seconds that the libraries take: a recipe that can't be read needs none.
+            run.spec()
             report.stage("loading the libraries")
             from studio.engine.train import train
 
@@ -114,6 +131,20 @@ def _export(run: Run, kind: str, out: Path, settings: Settings) -> int:
         from studio.engine.export import export
 
         export(run, kind, out, settings, report)
+        report.end("finished")
+
+    return _reported(report, work)
+
+
+def _index(folder: Path, settings: Settings) -> int:
+    report = Reporter(folder / "events.jsonl", stop=folder / "stop")
+
+    def work() -> None:
+        from studio.data import open_data
+        from studio.spec import DataSection
+
+        text = (folder / "section.json").read_text(encoding="utf-8")
+        open_data(DataSection.model_validate_json(text), settings, report)
         report.end("finished")
 
     return _reported(report, work)
@@ -160,6 +191,31 @@ def _bench(settings: Settings) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _audit(folder: Path, settings: Settings) -> int:
+    report = Reporter(folder / "events.jsonl", stop=folder / "stop")
+
+    def work() -> None:
+        report.stage("loading the libraries")
+        from studio.engine.audit import Audit
+        from studio.jobs.audit import audit_folder, keep_report
+
+        spec = parse(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+        opened = Audit.open(spec, settings, report)
+        # Now that all of it is on this disk.
+        place = audit_folder(settings, spec)
+        keep_report(settings, spec, place, opened.run(report, folder))
+        report.end("finished")
+
+    return _reported(report, work)
+
+
+def _conduct(settings: Settings) -> int:
+    from studio.jobs.conduct import conduct
+
+    conduct(settings)
+    return 0
 
 
 def _setup(settings: Settings) -> int:

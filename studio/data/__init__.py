@@ -1,20 +1,58 @@
-"""Data: rows from wherever they are, their layout, and the split. No torch here."""
+"""Data: rows from wherever they are, what they mean, what is done to them, how they are split.
 
-from studio.data.check import check_rows
-from studio.data.layouts import Layout, Message, detect, to_messages
-from studio.data.read import BUNDLED, SUFFIXES, Rows, iterate, load_rows, locate, split
+No torch here, and no file is ever read as a whole where it could be large.
+"""
+
+from studio.data.convert import to_example
+from studio.data.example import (
+    SOFT_FAULTS,
+    Broken,
+    Example,
+    Kind,
+    Message,
+    Row,
+    RowError,
+    likeness,
+    soft_faults,
+    texts,
+)
+from studio.data.kinds import SUFFIXES
+from studio.data.layouts import Layout, detect
+from studio.data.opened import Data
+from studio.data.opening import fingerprint, is_ready, open_data
+from studio.data.peeking import Peek, peek
+from studio.data.progress import Report, Silent
+from studio.data.prompts import FORMATS
+from studio.data.sources import BUNDLED, locate
+from studio.data.split import Parts
+from studio.data.table import Numbers
 
 __all__ = [
     "BUNDLED",
+    "FORMATS",
+    "SOFT_FAULTS",
     "SUFFIXES",
+    "Broken",
+    "Data",
+    "Example",
+    "Kind",
     "Layout",
     "Message",
-    "Rows",
-    "check_rows",
+    "Numbers",
+    "Parts",
+    "Peek",
+    "Report",
+    "Row",
+    "RowError",
+    "Silent",
     "detect",
-    "iterate",
-    "load_rows",
+    "fingerprint",
+    "is_ready",
+    "likeness",
     "locate",
-    "split",
-    "to_messages",
+    "open_data",
+    "peek",
+    "soft_faults",
+    "texts",
+    "to_example",
 ]

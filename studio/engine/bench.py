@@ -7,6 +7,8 @@ do}. Closing the connection cancels the work. Requests, told apart by `op`:
 
 - ping: answers `loaded`, what model is in memory, or null
 - preview: `spec` (a tree), `start`, `rows`; answers what `Preview.show` returns
+- batch: `spec`, `number`; lengths: `spec`, `sample`; find: `spec`, `text`, `start`, `forward`;
+  answer what `Preview`'s functions of these names return
 - chat: `spec`, `run` (a run's folder or null), `sides` ({base, tuned or merged: messages}),
   `generate`; answers `text` and `tokens` by side, and `seconds`
 - quit: ends the process and with it the memory its models take
@@ -152,7 +154,7 @@ class Bench:
         match request.get("op"):
             case "ping":
                 channel.done(loaded=self._chat.loaded if self._chat else None)
-            case "preview":
+            case "preview" | "batch" | "lengths" | "find":
                 self._do_preview(channel, request)
             case "chat":
                 self._do_chat(channel, request)
@@ -161,7 +163,8 @@ class Bench:
                 self._closing.set()
             case other:
                 raise StudioError(
-                    f"The bench knows no {other!r}.", "It knows ping, preview, chat and quit."
+                    f"The bench knows no {other!r}.",
+                    "It knows ping, preview, batch, lengths, find, chat and quit.",
                 )
 
     def _do_preview(self, channel: Channel, request: dict[str, Any]) -> None:
@@ -169,9 +172,20 @@ class Bench:
         with _turn(self._previewing, channel):
             if self._preview is None:
                 self._preview = _library("preview", channel).Preview(self._settings)
-            shown = self._preview.show(
-                spec, int(request.get("start", 0)), int(request.get("rows", 3)), channel
-            )
+            seen = self._preview
+            match request["op"]:
+                case "preview":
+                    start, rows = int(request.get("start", 0)), int(request.get("rows", 3))
+                    shown = seen.show(spec, start, rows, channel)
+                case "batch":
+                    shown = seen.batch(spec, int(request.get("number", 0)), channel)
+                case "lengths":
+                    shown = seen.lengths(spec, int(request.get("sample", 1000)), channel)
+                case _:
+                    text, start = str(request.get("text", "")), int(request.get("start", 0))
+                    shown = seen.find(
+                        spec, text, start, bool(request.get("forward", True)), channel
+                    )
         channel.done(**shown)
 
     def _do_chat(self, channel: Channel, request: dict[str, Any]) -> None:

@@ -9,6 +9,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from studio.engine.report import Reporter
 from studio.errors import StudioError
 
+# What the trainers dpo and kto tell besides the loss.
+_METRICS = (
+    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
+    "logps/rejected", "kl",
+)  # fmt: skip
+
 
 class StudioCallback(TrainerCallback):
     """Writes a run's events. A step costs it one look for the stop file."""
@@ -76,6 +82,7 @@ class StudioCallback(TrainerCallback):
             grad_norm=_or_none(logs.get("grad_norm")),
             num_tokens=tokens,
             tokens_per_second=None if rate is None else round(rate, 1),
+            **_metrics(logs),
         )
 
     def on_prediction_step(
@@ -104,7 +111,8 @@ class StudioCallback(TrainerCallback):
         self._evaluated = 0
         if metrics and "eval_loss" in metrics:
             self.eval_loss = _finite(metrics["eval_loss"], "evaluation loss", state.global_step)
-            self._report.event("eval", step=state.global_step, eval_loss=self.eval_loss)
+            more = _metrics(metrics, "eval_")
+            self._report.event("eval", step=state.global_step, eval_loss=self.eval_loss, **more)
         self._report.tell("training")
         if state.global_step < state.max_steps:
             self._heed(control)
@@ -119,6 +127,13 @@ class StudioCallback(TrainerCallback):
         if self._report.should_stop():
             self.stopped = True
             control.should_training_stop = control.should_save = control.should_log = True
+
+
+def _metrics(logs: dict[str, float], prefix: str = "") -> dict[str, float]:
+    """Those of the trainer's own numbers that there are. A batch without a single good answer has
+    no reward of one."""
+    named = {f"{prefix}{name}": logs.get(f"{prefix}{name}") for name in _METRICS}
+    return {name: value for name, value in named.items() if _or_none(value) is not None}  # type: ignore[misc]
 
 
 def _or_none(value: float | None) -> float | None:

@@ -49,13 +49,14 @@ def _story(spec: RunSpec) -> str:
 
 
 def _table(spec: RunSpec) -> list[str]:
-    """What differs from the defaults. A system prompt may be long or private and stays out."""
+    """What differs from the defaults. What a step or a template says may be long or private and
+    stays out."""
     rows = [
         f"| `{section}.{name}` | {_public(str(value))} |"
         for section, fields in diff(spec).items()
         if section != "generate"
         for name, value in fields.items()
-        if name != "system_prompt"
+        if not isinstance(value, list | dict) and not name.endswith(("_template", "_jinja"))
     ]
     if not rows:
         return []

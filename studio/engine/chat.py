@@ -14,13 +14,14 @@ from transformers import GenerationConfig
 from studio.data import Message
 from studio.engine.channel import Channel
 from studio.engine.generate import Speaker, Voice, Written, stop_ids, write
-from studio.engine.load import free_memory, hardware, load_model
+from studio.engine.load import fit_embeddings, free_memory, hardware, load_model
+from studio.engine.prompting import prompter
 from studio.engine.source import resolve
 from studio.engine.tokenizer import load_tokenizer
 from studio.errors import StudioError
 from studio.runs import Run
 from studio.settings import Settings
-from studio.spec import GenerateSection, ModelSection, RunSpec
+from studio.spec import DataSection, GenerateSection, ModelSection, RunSpec
 
 Sides = Mapping[str, Sequence[Message]]
 
@@ -41,6 +42,7 @@ class _Held(Speaker):
     """
 
     section: ModelSection
+    data: DataSection
     folder: Path
     age: int
     adapter: tuple[Path, int] | None = None
@@ -96,18 +98,18 @@ class Chat:
     def _written(
         self, spec: RunSpec, run: Run | None, sides: Sides, channel: Channel
     ) -> tuple[dict[str, Written], float]:
-        section = run.spec().model if run else spec.model
+        used = run.spec() if run else spec
         voice = Voice(say=lambda new: channel.send(delta=dict(new)), stopped=channel.stopped)
         if "merged" in sides:
-            held = self._hold_merged(section, run, channel)
+            held = self._hold_merged(used, run, channel)
             return _timed(lambda: write(held, sides, spec.generate, voice), channel)
         adapter = _adapter_of(run) if "tuned" in sides else None
         if adapter is None:
-            held = self._hold(section, None, channel)
+            held = self._hold(used, None, channel)
             return _timed(lambda: self._in_turn(held, sides, spec.generate, voice), channel)
         if "base" in sides and not _removable(adapter):
-            return self._one_by_one(section, adapter, sides, spec.generate, voice, channel)
-        held = self._hold(section, adapter, channel)
+            return self._one_by_one(used, adapter, sides, spec.generate, voice, channel)
+        held = self._hold(used, adapter, channel)
         together = len(sides) > 1 and _batchable(adapter, spec.generate)
         work = self._together if together else self._in_turn
         return _timed(lambda: work(held, sides, spec.generate, voice), channel)
@@ -134,7 +136,7 @@ class Chat:
 
     def _one_by_one(
         self,
-        section: ModelSection,
+        spec: RunSpec,
         adapter: Path,
         sides: Sides,
         generate: GenerateSection,
@@ -142,61 +144,77 @@ class Chat:
         channel: Channel,
     ) -> tuple[dict[str, Written], float]:
         """For an adapter that changes the base's own biases: the base has to answer before it."""
-        base = self._hold(section, None, channel)
+        base = self._hold(spec, None, channel)
         first, seconds = _timed(
             lambda: self._in_turn(base, {"base": sides["base"]}, generate, voice), channel
         )
-        tuned = self._hold(section, adapter, channel)
+        tuned = self._hold(spec, adapter, channel)
         second, more = _timed(
             lambda: self._in_turn(tuned, {"tuned": sides["tuned"]}, generate, voice), channel
         )
         return first | second, seconds + more
 
-    def _hold(self, section: ModelSection, adapter: Path | None, channel: Channel) -> _Held:
+    def _hold(self, spec: RunSpec, adapter: Path | None, channel: Channel) -> _Held:
         """The base with the adapter in it; where none is wanted, perhaps with one that can be
         turned off."""
         key = (adapter, (adapter / "adapter_config.json").stat().st_mtime_ns) if adapter else None
-        held = self._current(section)
+        data = _template_of(spec.data)
+        held = self._current(spec.model, data)
         if held is not None and (held.adapter == key or (adapter is None and held.removable)):
             return held
         if held is None or held.adapter is not None:
             channel.stage("finding the model")
-            held = self._load(section, resolve(section, self._settings, channel), channel)
+            folder = resolve(spec.model, self._settings, channel)
+            held = self._load(spec.model, data, folder, channel)
         if adapter is not None:
             channel.stage("loading the adapter")
             held.model = PeftModel.from_pretrained(held.model, str(adapter)).eval()
             held.adapter, held.removable = key, _removable(adapter)
         return held
 
-    def _hold_merged(self, section: ModelSection, run: Run | None, channel: Channel) -> _Held:
+    def _hold_merged(self, spec: RunSpec, run: Run | None, channel: Channel) -> _Held:
         """The merged model by itself: no base beside it, no adapter in it."""
         folder = run.export / "merged" if run else None
         if folder is None or not (folder / "config.json").is_file():
             raise StudioError(
                 "There is no merged model of this run yet.", "Export it as merged weights first."
             )
-        plain = section.model_copy(
+        plain = spec.model.model_copy(
             update={"name_or_path": str(folder), "quantization": "none", "revision": None}
         )
-        return self._current(plain) or self._load(plain, folder, channel)
+        # Its tokenizer has the chat template already.
+        data = DataSection(prompt_template=spec.data.prompt_template)
+        return self._current(plain, data) or self._load(plain, data, folder, channel)
 
-    def _current(self, section: ModelSection) -> _Held | None:
+    def _current(self, section: ModelSection, data: DataSection) -> _Held | None:
         """What is in memory, where that is this model and its files are still the same."""
         held = self._held
-        fits = held is not None and held.section == section and held.age == _age(held.folder)
-        return held if fits else None
+        same = held is not None and (held.section, held.data) == (section, data)
+        return held if held is not None and same and held.age == _age(held.folder) else None
 
-    def _load(self, section: ModelSection, folder: Path, channel: Channel) -> _Held:
+    def _load(
+        self, section: ModelSection, data: DataSection, folder: Path, channel: Channel
+    ) -> _Held:
         # First out, then in: two models at once may be more than the machine holds.
         self.release()
         age = _age(folder)
-        tokenizer = load_tokenizer(folder).tokenizer
+        tokenizer = load_tokenizer(folder, data).tokenizer
         model = load_model(section, folder, hardware(section), channel)
+        fit_embeddings(model, len(tokenizer))
         ends = stop_ids(tokenizer, model)
         # Emptied, so that nothing but our own settings decides how answers are written.
         model.generation_config = GenerationConfig()
-        self._held = _Held(model, tokenizer, ends, section=section, folder=folder, age=age)
+        prompt = prompter(tokenizer, data)
+        self._held = _Held(
+            model, tokenizer, prompt, ends, section=section, data=data, folder=folder, age=age
+        )
         return self._held
+
+
+def _template_of(data: DataSection) -> DataSection:
+    """What of the section decides how a conversation is put to the model."""
+    names = ("chat_template", "chat_template_jinja", "add_template_tokens", "prompt_template")
+    return DataSection(**{name: getattr(data, name) for name in names})
 
 
 def _age(folder: Path) -> int:

@@ -1,103 +1,223 @@
-"""All rows of a data set, tokenized and split, ready for the trainer."""
+"""All rows of a data set, tokenized and split, as files that the trainer maps into its memory."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets import Sequence as Listed
+from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
-from studio.data import detect, split
-from studio.engine.prepare import Encoded, encode_row
+from studio.data import Data, Example, Numbers, RowError
+from studio.engine.encode import Encoded, Encoder, example_problem
+from studio.engine.gate import Tally, notes, refuse_rows, refuse_template
 from studio.engine.report import Report
 from studio.errors import StudioError
-from studio.spec import RunSpec
+from studio.runs import files
+from studio.settings import Settings
+from studio.spec import RunSpec, diff
+
+_CHUNK = 500
+# Prepared data that is kept for the next run or preview of the same.
+_KEPT = 6
+PARTS = ("train", "validation", "test")
+# What decides which tokens a row becomes: tokens that an earlier version made are not used.
+_CODE = ("encode.py", "render.py", "dataset.py", "template.py")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data sets with the columns input_ids and labels; `held_back` is None where no row is held
-    back. `cut` counts rows that were too long, `dropped` those with nothing left to learn."""
+    """Data sets by part, each with the rows' `position` and `length`. A part without rows is None.
+    `counts`: rows that were cut, and by fault those that were left out."""
 
     train: Dataset
-    held_back: Dataset | None
-    cut: int
-    dropped: int
+    validation: Dataset | None
+    test: Dataset | None
+    counts: dict[str, int]
     notes: tuple[str, ...]
 
 
 def prepare(
-    rows: Sequence[dict[str, Any]],
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
     spec: RunSpec,
+    settings: Settings,
     report: Report,
 ) -> Prepared:
-    """Tokenizes every row. Raises StudioError that names the row it can't use."""
-    layout = detect(rows)
-    total = len(rows)
-    kept: dict[int, Encoded] = {}
-    cut = 0
-    for index, row in enumerate(rows):
-        report.stage(f"tokenizing {index} of {total}", index, total)
-        try:
-            _, encoded = encode_row(
-                row,
-                layout,
-                tokenizer,
-                spec.data.train_on,
-                spec.train.max_length,
-                spec.data.system_prompt,
-            )
-        except StudioError as error:
-            raise StudioError(f"Row {index + 1} of the data: {error.message}", error.hint) from None
-        cut += bool(encoded.cut)
-        if any(encoded.trained):
-            kept[index] = encoded
-    report.stage(f"tokenizing {total} of {total}", total, total)
-    return _split(kept, total, cut, spec)
-
-
-def _split(kept: dict[int, Encoded], total: int, cut: int, spec: RunSpec) -> Prepared:
-    train, held_back = split(total, spec.data.test_size, spec.train.seed)
-    train = [index for index in train if index in kept]
-    if not train:
+    """Tokenizes every row, or finds that this was done already. Raises StudioError, in one
+    sentence for each, where something was found that would ruin the run and is not accepted."""
+    folder = settings.home / "cache" / "tokens" / _key(data, tokenizer, spec)
+    if not (folder / "told.json").is_file():
+        refuse_template(tokenizer, spec, data)
+        with files.whole_folder(folder) as aside:
+            told = _write(data, tokenizer, spec, report, aside)
+            (aside / "told.json").write_text(json.dumps(told), encoding="utf-8")
+        _forget_old(folder.parent)
+    told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
+    (folder / "told.json").touch()
+    loaded = {part: _load(folder / f"{part}.arrow") for part in PARTS}
+    train = loaded["train"]
+    if train is None:
         raise StudioError(
             f"No row has anything to learn within its first {spec.train.max_length} tokens.",
             "Raise train.max_length, or look at the data page: all answers are cut off there.",
         )
-    wanted = bool(held_back)
-    held_back = [index for index in held_back if index in kept]
-    dropped = total - len(kept)
     return Prepared(
-        train=_dataset([kept[index] for index in train]),
-        held_back=_dataset([kept[index] for index in held_back]) if held_back else None,
-        cut=cut,
-        dropped=dropped,
-        notes=tuple(_notes(cut, dropped, total, spec, missing=wanted and not held_back)),
+        train, loaded["validation"], loaded["test"], told["counts"], tuple(told["notes"])
     )
 
 
-def _notes(cut: int, dropped: int, total: int, spec: RunSpec, *, missing: bool) -> list[str]:
-    notes = []
-    if cut:
-        notes.append(
-            f"{cut} of {total} rows are longer than {spec.train.max_length} tokens and were cut."
-        )
-    if dropped:
-        notes.append(f"{dropped} of {total} rows have nothing to learn left and were left out.")
-    if missing:
-        notes.append(
-            "None of the rows held back has anything to learn, so there is no evaluation loss."
-        )
-    return notes
+def _key(data: Data, tokenizer: PreTrainedTokenizerBase, spec: RunSpec) -> str:
+    """Everything that the tokens depend on."""
+    parts = [
+        data.fingerprint,
+        tokenizer.backend_tokenizer.to_str(),
+        str(tokenizer.chat_template),
+        str(tokenizer.special_tokens_map),
+        spec.data.train_on,
+        spec.train.max_length,
+        spec.train.trainer,
+        spec.train.seed,
+        sorted(spec.data.accepted),
+        diff(spec).get("data", {}),
+        *[Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _CODE],
+    ]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
-def _dataset(rows: Sequence[Encoded]) -> Dataset:
-    # As arrays of four bytes a number: lists of Python's integers would take ten times as much.
-    return Dataset.from_dict(
-        {
-            "input_ids": [np.asarray(row.input_ids, dtype=np.int32) for row in rows],
-            "labels": [np.asarray(row.labels, dtype=np.int32) for row in rows],
+def _forget_old(root: Path) -> None:
+    known = sorted(root.glob("*/told.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in known[_KEPT:]:
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _load(path: Path) -> Dataset | None:
+    return Dataset.from_file(str(path)) if path.is_file() else None
+
+
+def _features(trainer: str) -> Features:
+    ids = Listed(Value("int32"))
+    columns = {
+        "sft": {"input_ids": ids, "labels": ids},
+        "dpo": {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids},
+        "kto": {"prompt_ids": ids, "completion_ids": ids, "label": Value("bool")},
+    }[trainer]
+    return Features({**columns, "position": Value("int64"), "length": Value("int32")})
+
+
+def _write(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: RunSpec,
+    report: Report,
+    folder: Path,
+) -> dict[str, Any]:
+    encoder = Encoder(tokenizer, spec.data.train_on, spec.train.max_length)
+    parts, tally = data.parts(spec.train.seed), Tally()
+    total = sum(len(getattr(parts, part)) for part in PARTS)
+    empty = []
+    for part in PARTS:
+        positions = getattr(parts, part)
+        if not len(positions):
+            continue
+        path = folder / f"{part}.arrow"
+        kept = 0
+        with ArrowWriter(features=_features(spec.train.trainer), path=str(path)) as writer:
+            for batch in _batches(data, positions, encoder, spec, tally, report, total):
+                writer.write_batch(batch)
+                kept += len(batch["position"])
+            writer.finalize()
+        if not kept:
+            path.unlink()
+            empty.append(part)
+    report.stage(f"tokenizing {total} of {total}", total, total)
+    refuse_rows(tally, spec)
+    told = notes(tally, spec)
+    if "validation" in empty:
+        told.append("No row held back has anything to learn, so there is no evaluation loss.")
+    return {"counts": tally.counts, "notes": told}
+
+
+def _batches(
+    data: Data,
+    positions: Numbers,
+    encoder: Encoder,
+    spec: RunSpec,
+    tally: Tally,
+    report: Report,
+    total: int,
+) -> Iterator[dict[str, list[Any]]]:
+    for chunk, rows in data.iterate(positions, _CHUNK):
+        report.stage(f"tokenizing {tally.rows} of {total}", tally.rows, total)
+        tally.rows += len(rows)
+        examples: list[Example] = []
+        places: list[int] = []
+        for position, row in zip(chunk.tolist(), rows, strict=True):
+            try:
+                example = data.example(row)
+            except RowError as error:
+                tally.add(error.fault, data.where(position), error.message)
+                continue
+            wrong = example_problem(example, spec.train.trainer)
+            if wrong is not None:
+                raise wrong
+            examples.append(example)
+            places.append(position)
+        kept = _kept(data, encoder.encode(examples), places, tally)
+        if kept:
+            yield _columns(spec.train.trainer, kept)
+
+
+def _kept(
+    data: Data,
+    encoded: Sequence[Encoded | StudioError],
+    places: Sequence[int],
+    tally: Tally,
+) -> list[tuple[int, Encoded]]:
+    kept = []
+    for position, found in zip(places, encoded, strict=True):
+        if isinstance(found, RowError):
+            tally.add(found.fault, data.where(position), found.message)
+            continue
+        if isinstance(found, StudioError):
+            raise found
+        if found.cut:
+            tally.add("cut", data.where(position))
+        if not found.learns:
+            tally.add("nothing_trained", data.where(position), "all of its answers are cut off.")
+        elif not found.cut or "cut" not in data.token_drops:
+            kept.append((position, found))
+    return kept
+
+
+def _columns(trainer: str, kept: list[tuple[int, Encoded]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "position": [position for position, _ in kept],
+        "length": [max(s.length for s in e.sequences) for _, e in kept],
+    }
+    if trainer == "sft":
+        sequences = [e.sequences[0] for _, e in kept]
+        return {
+            **columns,
+            "input_ids": [s.input_ids for s in sequences],
+            "labels": [s.labels for s in sequences],
         }
-    )
+    if trainer == "dpo":
+        pairs = [e.sequences for _, e in kept]
+        return {
+            **columns,
+            "prompt_ids": [chosen.input_ids[: chosen.prompt] for chosen, _ in pairs],
+            "chosen_ids": [chosen.input_ids[chosen.prompt :] for chosen, _ in pairs],
+            "rejected_ids": [rejected.input_ids[rejected.prompt :] for _, rejected in pairs],
+        }
+    return {
+        **columns,
+        "prompt_ids": [e.sequences[0].input_ids[: e.sequences[0].prompt] for _, e in kept],
+        "completion_ids": [e.sequences[0].input_ids[e.sequences[0].prompt :] for _, e in kept],
+        "label": [bool(e.example.label) for _, e in kept],
+    }

@@ -14,7 +14,8 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from studio.data import Message
-from studio.engine.prepare import render
+from studio.engine.prompting import Prompter
+from studio.engine.render import Renderer
 from studio.engine.report import Stopped
 from studio.errors import StudioError
 from studio.spec import GenerateSection
@@ -41,10 +42,12 @@ class Written:
 
 @dataclass
 class Speaker:
-    """A model that answers, its tokenizer, and the tokens that end its answers."""
+    """A model that answers, its tokenizer, what makes a prompt of a conversation, and the tokens
+    that end its answers."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
+    prompt: Prompter
     ends: list[int]
 
 
@@ -60,7 +63,7 @@ def write(
     Raises StudioError where a conversation does not fit the model, Stopped where nobody listens.
     """
     model, tokenizer = speaker.model, speaker.tokenizer
-    prompts = [render(tokenizer, messages, prompt=True) for messages in sides.values()]
+    prompts = [speaker.prompt(messages) for messages in sides.values()]
     batch = tokenizer(
         prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
     ).to(model.device)
@@ -113,12 +116,12 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> list[int]:
     template closes a turn with, which some models name nowhere else."""
     named = model.generation_config.eos_token_id
     found = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
-    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-    closing = tokenizer(render(tokenizer, turn).rpartition(_PROBE)[2], add_special_tokens=False)[
-        "input_ids"
-    ]
-    if closing and closing[0] in tokenizer.all_special_ids:
-        found.add(closing[0])
+    if tokenizer.chat_template:
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+        closing = Renderer(tokenizer).text(turn).rpartition(_PROBE)[2]
+        ids = tokenizer(closing, add_special_tokens=False)["input_ids"]
+        if ids and ids[0] in tokenizer.all_special_ids:
+            found.add(ids[0])
     return sorted(token for token in found if token is not None)
 
 

@@ -91,6 +91,19 @@ def load_plain(
     return model
 
 
+def fit_embeddings(model: PreTrainedModel, tokens: int) -> None:
+    """Room for `tokens` tokens in the model's embeddings. What is new begins as the mean of what
+    is there (Hewitt, 2021), the same one each time; a model with room enough stays as it is."""
+    before = model.get_input_embeddings().weight.shape[0]
+    if tokens <= before:
+        return
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if module is not None:
+            weight = module.weight.data
+            weight[before:] = weight[:before].float().mean(dim=0).to(weight.dtype)
+
+
 def check_complete(info: dict[str, Any]) -> None:
     """Raises StudioError where the files lacked weights: transformers fills those with noise."""
     missing = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig
 
-from studio.engine.load import load_plain
+from studio.engine.load import fit_embeddings, load_plain
 from studio.engine.report import Report
 from studio.engine.source import resolve
 from studio.engine.tokenizer import load_tokenizer
@@ -21,7 +21,9 @@ def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
     """Merges into the unquantized base, whatever it was trained on: merging into 4-bit weights
     would round the sum back to 4 bits. Writes `out`, a folder that is whole or absent."""
     report.stage("finding the model")
-    folder = resolve(run.spec().model, settings, report)
+    spec = run.spec()
+    folder = resolve(spec.model, settings, report)
+    tokenizer = load_tokenizer(folder, spec.data).tokenizer
     stored = _stored_dtype(folder)
     config: dict[str, Any] = json.loads(
         (run.adapter / "adapter_config.json").read_text(encoding="utf-8")
@@ -29,6 +31,7 @@ def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
     # peft adds LoRA's float32 product to each weight and rounds once, so the base may stay as it is
     # stored. DoRA rescales whole weights, which needs float32 all the way.
     base = load_plain(folder, torch.float32 if config.get("use_dora") else stored, report)
+    fit_embeddings(base, len(tokenizer))
     report.stage("merging the adapter")
     merged = PeftModel.from_pretrained(base, str(run.adapter)).merge_and_unload().to(stored)
     # The base's own file is copied below: transformers refuses to write what some models ship.
@@ -36,7 +39,7 @@ def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
     report.stage("writing the merged model")
     with files.whole_folder(out) as aside:
         merged.save_pretrained(str(aside))
-        load_tokenizer(folder).tokenizer.save_pretrained(str(aside))
+        tokenizer.save_pretrained(str(aside))
         if (folder / "generation_config.json").is_file():
             shutil.copyfile(folder / "generation_config.json", aside / "generation_config.json")
         else:

@@ -1,12 +1,18 @@
-"""Rows as the trainer will get them, for the data page and `preview`: the same functions that
-training uses, applied to a few rows."""
+"""Rows, lengths and batches as the trainer will get them, for the data page and `preview`: the same
+functions that training uses."""
 
 import json
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from studio.data import Layout, detect, load_rows, locate
-from studio.engine.prepare import encode_row
+import numpy as np
+
+from studio.data import Data, Example, RowError, open_data
+from studio.data.findings import to_dicts
+from studio.engine import template
+from studio.engine.encode import IGNORED, Encoded, Encoder, Tokens, example_problem
 from studio.engine.report import Report
 from studio.engine.source import resolve
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
@@ -14,35 +20,130 @@ from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import DataSection, ModelSection, RunSpec
 
-Rows = list[dict[str, Any]]
 Reply = dict[str, Any]
+_BINS = 40
+_EMPTY: Reply = {
+    "messages": [], "tools": None, "chosen": [], "rejected": [], "label": None, "sequences": [],
+}  # fmt: skip
 
 
 class Preview:
-    """Keeps the last model's tokenizer and the last rows, as long as their files stay the same."""
+    """Keeps the last model's tokenizer and the last data, as long as their files stay the same."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._model: tuple[ModelSection, Path] | None = None
         self._tokenizer: tuple[object, Tokenizer] | None = None
-        self._rows: tuple[object, Rows] | None = None
+        self._encoder: tuple[object, Encoder] | None = None
 
     def show(self, spec: RunSpec, start: int, count: int, report: Report) -> Reply:
-        """`total`, `layout`, `context` (tokens the model can hold, or None), `note` and the rows
-        from `start` on. A row that fails carries its `problem`. Raises StudioError where the
-        model or the data can't be read at all."""
-        rows = self._load_rows(spec.data, report)
-        layout = detect(rows)
+        """`total`, `parts` (rows to learn, to evaluate, to test), `layout`, `columns`, `context`
+        (tokens the model can hold, or None), `note`, `findings` about the template, and the rows
+        from `start` on. A row that fails carries its `problem`, `hint` and `fault`. Raises
+        StudioError where the model or the data can't be read at all."""
+        data = open_data(spec.data, self._settings, report)
         folder = self._resolve(spec.model, report)
-        loaded = self._load_tokenizer(folder, report)
-        chosen = range(max(0, start), min(len(rows), max(0, start) + count))
+        loaded = self._load_tokenizer(folder, spec.data, report)
+        encoder = self._encoder_for(spec, loaded)
+        parts = data.parts(spec.train.seed)
+        start = max(0, start)
+        raw = data.raw(start, count)
+        tools = any(isinstance(row, dict) and row.get("tools") for row in raw)
+        rows = []
+        for position, row in enumerate(raw, start):
+            part = next(
+                (p for p in ("validation", "test") if _holds(getattr(parts, p), position)), ""
+            )
+            seen = self._row(data, row, encoder, spec)
+            where = {"index": position, "where": data.where(position), "part": part or "train"}
+            rows.append({**where, "raw": row if isinstance(row, dict) else None, **seen})
         return {
-            "total": len(rows),
-            "layout": {"name": layout.name, "reason": layout.reason},
+            "total": data.total,
+            "parts": {p: len(getattr(parts, p)) for p in ("train", "validation", "test")},
+            "layout": vars(data.layout),
+            "columns": data.columns,
             "context": _context(folder),
             "note": loaded.note,
-            "rows": [_row(index, rows[index], layout, loaded, spec) for index in chosen],
+            "findings": to_dicts(template.examine(loaded.tokenizer, spec.data, tools=tools)),
+            "rows": rows,
         }
+
+    def batch(self, spec: RunSpec, number: int, report: Report) -> Reply:
+        """Batch `number`, from 0, of the first epoch, exactly as a run of `spec` gets it: of which
+        rows it is made, how long they are, its shape, how many of its tokens are learned and how
+        many only fill it up, and its digest. Raises StudioError."""
+        # Here: they bring trl with them, and a row is shown without.
+        report.stage("loading the libraries")
+        from studio.engine import batches
+        from studio.engine.dataset import prepare
+
+        data = open_data(spec.data, self._settings, report)
+        loaded = self._load_tokenizer(self._resolve(spec.model, report), spec.data, report)
+        prepared = prepare(data, loaded.tokenizer, spec, self._settings, report)
+        report.stage("making the batch")
+        rows = batches.arranged(spec, prepared.train, train=True)
+        size = spec.train.per_device_train_batch_size
+        count = -(-len(rows) // size)
+        if not 0 <= number < count:
+            raise StudioError(
+                f"There is no batch {number + 1}; an epoch has {count}.", "Choose a smaller number."
+            )
+        order = list(batches.order(spec, rows))[number * size : (number + 1) * size]
+        chosen = rows.select(order)
+        made = batches.collator(spec, loaded.tokenizer.pad_token_id)(list(batches.bare(chosen)))
+        return {
+            "number": number,
+            "batches": count,
+            **_described(chosen, made, batches.digest(made)),
+        }
+
+    def lengths(self, spec: RunSpec, sample: int, report: Report) -> Reply:
+        """How long the rows are in tokens, from at most `sample` of them, evenly spread; see
+        `histogram`."""
+        data = open_data(spec.data, self._settings, report)
+        loaded = self._load_tokenizer(self._resolve(spec.model, report), spec.data, report)
+        encoder = self._encoder_for(spec, loaded)
+        positions = np.unique(np.linspace(0, data.total - 1, min(sample, data.total)).astype(int))
+        lengths: list[int] = []
+        for _, rows in data.iterate(positions, 100):
+            report.stage("measuring rows", len(lengths), len(positions))
+            examples = [e for e in (_example(data, row) for row in rows) if e is not None]
+            found = (f for f in encoder.encode(examples) if isinstance(f, Encoded))
+            lengths += [max(s.total for s in f.sequences) for f in found]
+        return histogram(np.asarray(lengths), data.total, spec.train.max_length)
+
+    def find(self, spec: RunSpec, text: str, start: int, forward: bool, report: Report) -> Reply:
+        """The `index` of the next row from `start` on that holds the text, or None."""
+        data = open_data(spec.data, self._settings, report)
+        return {"index": data.find(text, start, forward, report)}
+
+    def _row(self, data: Data, row: Any, encoder: Encoder, spec: RunSpec) -> Reply:
+        try:
+            example = data.example(row)
+        except RowError as error:
+            return {"kind": data.kind, **_EMPTY, **_problem(error)}
+        said = {
+            "kind": example.kind,
+            "messages": example.messages,
+            "tools": example.tools,
+            "chosen": example.chosen,
+            "rejected": example.rejected,
+            "label": example.label,
+        }
+        wrong = example_problem(example, spec.train.trainer)
+        (found,) = [wrong] if wrong else encoder.encode([example])
+        if isinstance(found, StudioError):
+            return {**_EMPTY, **said, **_problem(found)}
+        sequences = [_sequence(tokens) for tokens in found.sequences]
+        if not found.learns:
+            lost = RowError(
+                "Nothing of this row is learned: all of its answers are cut off.",
+                "Raise max_length, or drop such rows.",
+                "nothing_trained",
+            )
+            return {**_EMPTY, **said, "sequences": sequences, **_problem(lost)}
+        none = {"problem": None, "hint": None, "fault": None}
+        return {**_EMPTY, **said, "sequences": sequences, **none}
 
     def _resolve(self, section: ModelSection, report: Report) -> Path:
         # Asking the Hub again for every row that is looked at would take seconds without a network.
@@ -54,29 +155,105 @@ class Preview:
             self._model = (section, resolve(section, self._settings, report, weights=False))
         return self._model[1]
 
-    def _load_tokenizer(self, folder: Path, report: Report) -> Tokenizer:
-        key = _signature(folder)
+    def _load_tokenizer(self, folder: Path, section: DataSection, report: Report) -> Tokenizer:
+        chosen = (
+            section.chat_template,
+            section.chat_template_jinja,
+            section.add_template_tokens,
+            bool(section.prompt_template),
+        )
+        key = (_signature(folder), chosen)
         if self._tokenizer is None or self._tokenizer[0] != key:
             report.stage("loading the tokenizer")
-            self._tokenizer = (key, load_tokenizer(folder))
+            self._tokenizer = (key, load_tokenizer(folder, section))
         return self._tokenizer[1]
 
-    def _load_rows(self, section: DataSection, report: Report) -> Rows:
-        source = section.model_copy(
-            update={"test_size": 0.0, "system_prompt": None, "train_on": "everything"}
-        )
-        found = locate(section.path, self._settings)
-        key = (source, _signature(found) if found else None)
-        if self._rows is None or self._rows[0] != key:
-            report.stage("reading the data")
-            self._rows = (key, load_rows(section, self._settings))
-        return self._rows[1]
+    def _encoder_for(self, spec: RunSpec, loaded: Tokenizer) -> Encoder:
+        key = (id(loaded), spec.data.train_on, spec.train.max_length)
+        if self._encoder is None or self._encoder[0] != key:
+            made = Encoder(loaded.tokenizer, spec.data.train_on, spec.train.max_length)
+            self._encoder = (key, made)
+        return self._encoder[1]
+
+
+def histogram(lengths: "np.ndarray[Any, Any]", total: int, max_length: int) -> Reply:
+    """Lengths in tokens as `bins` of [from, to, count], with how many were measured (`sampled`) of
+    how many (`total`), how many are longer than `max_length` (`cut`), the `longest` and the `mean`.
+    """
+    if not len(lengths):
+        lengths = np.zeros(0, dtype=int)
+    longest = int(lengths.max(initial=0))
+    width = max(1, -(-(longest + 1) // _BINS))
+    counts = np.bincount(lengths // width, minlength=1).tolist()
+    return {
+        "sampled": len(lengths),
+        "total": total,
+        "bins": [[n * width, (n + 1) * width, count] for n, count in enumerate(counts)],
+        "max_length": max_length,
+        "cut": int((lengths > max_length).sum()),
+        "longest": longest,
+        "mean": round(float(lengths.mean()), 1) if len(lengths) else 0.0,
+    }
+
+
+def _holds(positions: Any, position: int) -> bool:
+    """Whether the ascending positions hold this one."""
+    at = bisect_right(positions, position)
+    return at > 0 and positions[at - 1] == position
+
+
+def _example(data: Data, row: Any) -> Example | None:
+    try:
+        return data.example(row)
+    except RowError:
+        return None
+
+
+def _problem(error: StudioError) -> Reply:
+    fault = error.fault if isinstance(error, RowError) else None
+    return {"problem": error.message, "hint": error.hint, "fault": fault}
+
+
+def _sequence(tokens: Tokens) -> Reply:
+    pieces = tokens.pieces()
+    return {
+        "name": tokens.name,
+        "text": tokens.text,
+        "input_ids": tokens.input_ids.tolist(),
+        "tokens": pieces[: tokens.length],
+        "trained": (tokens.labels != IGNORED).tolist(),
+        "cut": pieces[tokens.length :],
+    }
+
+
+def _described(chosen: Any, batch: Any, sha256: str) -> Reply:
+    """What is in a batch, row of the batch by row."""
+    ids = batch["input_ids"]
+    if "positions" in chosen.column_names:
+        rows, lengths = list(chosen["positions"]), list(chosen["seq_lengths"])
+    else:
+        rows = [[position] for position in chosen["position"]]
+        lengths = [[length] for length in chosen["length"]]
+    if "labels" in batch:
+        trained = int((batch["labels"] != IGNORED).sum())
+    else:
+        trained = int(batch["completion_mask"].sum())
+    # Packed rows come as one without padding.
+    tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else ids.numel()
+    return {
+        "rows": rows,
+        "lengths": lengths,
+        "shape": list(ids.shape),
+        "tokens": tokens,
+        "trained": trained,
+        "padding": ids.numel() - tokens,
+        "sha256": sha256,
+    }
 
 
 def _signature(path: Path) -> object:
-    """Changes when the file, or a file of the folder, does."""
-    paths = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = ((p.name, p.stat()) for p in paths if p.is_file())
+    """Changes when a file of the folder does."""
+    stats: Sequence[Any] = [(p.name, p.stat()) for p in sorted(path.iterdir()) if p.is_file()]
     return (path, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
@@ -84,34 +261,3 @@ def _context(folder: Path) -> int | None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     length = config.get("max_position_embeddings")
     return length if isinstance(length, int) else None
-
-
-def _row(
-    index: int, row: dict[str, Any], layout: Layout, loaded: Tokenizer, spec: RunSpec
-) -> Reply:
-    data, length = spec.data, spec.train.max_length
-    try:
-        messages, encoded = encode_row(
-            row, layout, loaded.tokenizer, data.train_on, length, data.system_prompt
-        )
-    except StudioError as error:
-        return {
-            "index": index,
-            "messages": [],
-            "text": "",
-            "input_ids": [],
-            "tokens": [],
-            "trained": [],
-            "cut": [],
-            "problem": str(error),
-        }
-    return {
-        "index": index,
-        "messages": messages,
-        "text": encoded.text,
-        "input_ids": encoded.input_ids,
-        "tokens": encoded.pieces,
-        "trained": encoded.trained,
-        "cut": encoded.cut,
-        "problem": None,
-    }

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from studio.engine import template
 from studio.engine.explain import first_line
 from studio.errors import StudioError
+from studio.spec import DataSection
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,16 @@ class Tokenizer:
 
     tokenizer: PreTrainedTokenizerBase
     note: str = ""
+    added: tuple[str, ...] = ()
+
+    @property
+    def new_ids(self) -> list[int]:
+        """The ids of the tokens that were added."""
+        return [self.tokenizer.convert_tokens_to_ids(token) for token in self.added]
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer: fast, with a chat template and a padding token.
+def load_tokenizer(folder: Path, data: DataSection) -> Tokenizer:
+    """The folder's tokenizer: fast, with the section's chat template and a padding token.
 
     Raises StudioError.
     """
@@ -35,19 +43,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             "This model's tokenizer has only a slow form, which can't tell where a token stands.",
             "Use a version of the model with a tokenizer.json.",
         )
-    if not tokenizer.chat_template:
-        raise StudioError(
-            "This model has no chat template, so it was not made for conversations.",
-            "Choose its Instruct or Chat version, or put a chat_template.jinja into its folder.",
-        )
+    added = tuple(template.apply(tokenizer, data))
     if tokenizer.pad_token_id is not None:
-        return Tokenizer(tokenizer)
+        return Tokenizer(tokenizer, added=added)
     if tokenizer.eos_token is None:
         raise StudioError(
             "This model's tokenizer has neither a padding nor an end token.",
             "Name them in its tokenizer_config.json.",
         )
     tokenizer.pad_token = tokenizer.eos_token
-    return Tokenizer(
-        tokenizer, f"The tokenizer has no padding token; {tokenizer.eos_token} is used for it."
-    )
+    note = f"The tokenizer has no padding token; {tokenizer.eos_token} is used for it."
+    return Tokenizer(tokenizer, note, added)

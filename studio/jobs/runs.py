@@ -1,7 +1,6 @@
 """Starting and stopping runs, and talking to what they made."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -12,11 +11,12 @@ import psutil
 
 from studio import spec as specs
 from studio.errors import StudioError
+from studio.jobs import conduct
 from studio.jobs.bench import Bench, Reply
 from studio.jobs.export import busy, export
-from studio.jobs.spawn import alone, spawn, writing
+from studio.jobs.spawn import writing
 from studio.jobs.words import words
-from studio.runs import ENDED, Run, RunState, RunStore, files
+from studio.runs import ENDED, Run, RunState, RunStore, queue
 from studio.settings import Settings
 from studio.spec import GenerateSection, RunSpec
 
@@ -26,12 +26,19 @@ _TERM_S = 15.0
 
 
 def start(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
-    """Makes a run folder and a detached worker for it. Raises StudioError while another trains."""
-    with writing(settings.home), alone(settings.home / "start.lock"):
+    """Makes a run folder and has a worker started for it. Raises StudioError while another trains
+    or waits."""
+    with writing(settings.home), queue.changing(store.root) as waiting:
         active = store.active()
         if active is not None:
             raise StudioError(
-                f"The run {active.id} is still going.", "Stop it, or wait until it ends."
+                f"The run {active.id} is still going.",
+                "Stop it, wait until it ends, or put this one into the queue.",
+            )
+        if waiting:
+            raise StudioError(
+                f"The run {waiting[0]} waits to be started.",
+                "Put this one into the queue behind it.",
             )
         merging = busy(store)
         if merging is not None:
@@ -39,17 +46,9 @@ def start(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
                 f"The model of {merging.id} is being merged, which takes this machine's memory.",
                 "Start when that is done.",
             )
-        # The bench's model takes the memory that the run needs.
-        Bench(settings).quit()
         run = store.create(spec, name)
-        try:
-            process = spawn(["train", str(run.path)], run.log, settings)
-        except OSError:
-            shutil.rmtree(run.path, ignore_errors=True)
-            raise
-        # It may have ended already; then its own events say why.
-        with suppress(psutil.NoSuchProcess):
-            files.write_process(run.pid, process.pid)
+        waiting.append(run.id)
+    conduct.ensure(settings)
     return run
 
 
@@ -123,10 +122,3 @@ def _refuse_while_training(store: RunStore) -> None:
             f"The run {active.id} needs this machine's memory now.",
             "The chat is back when it ends.",
         )
-
-
-def preview(settings: Settings, spec: RunSpec, start: int, rows: int) -> Iterator[Reply]:
-    """Rows as the trainer will get them; the last reply holds `rows`, `total` and `layout`."""
-    yield from Bench(settings).ask(
-        {"op": "preview", "spec": specs.diff(spec), "start": start, "rows": rows}
-    )

@@ -4,6 +4,8 @@ Reading costs what is new, not what is there: a reader keeps a byte offset, and 
 only half written is left for the next time.
 
 The events, told apart by `type` (each has `time`, seconds since the epoch):
+- attempt: a worker goes on with a run that had ended, from the checkpoint of `step`; what was
+  reported after that step is reported anew
 - stage: `text` in words, with `done` and `total` where they can be counted
 - start: training begins: `max_steps`, `num_train_epochs`, `train_rows`, `eval_rows`,
   `parameters`, `trainable`, `device`
@@ -12,8 +14,9 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
 - eval: `step`, `eval_loss`
 - note: `text`, something the person should know
 - save: `step`, a checkpoint is whole
-- end: `status` (finished, stopped, failed), `train_loss`, `eval_loss`, and for a failure
-  `message`, `hint` and the `stage` it happened in
+- change: `what` was changed while the run went on, at `step`, to `value`
+- end: `status` (finished, stopped, failed), `train_loss`, `eval_loss`, `paused` where it is to go
+  on later, and for a failure `message`, `hint` and the `stage` it happened in
 """
 
 import errno
@@ -27,7 +30,15 @@ from typing import Any, Literal
 
 Event = dict[str, Any]
 Status = Literal[
-    "created", "starting", "running", "stopping", "stopped", "finished", "failed", "interrupted"
+    "created",
+    "queued",
+    "starting",
+    "running",
+    "stopping",
+    "stopped",
+    "finished",
+    "failed",
+    "interrupted",
 ]
 ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
 
@@ -88,7 +99,8 @@ def read(path: Path, limit: int = 64 * 2**20) -> Iterator[Event]:
 @dataclass(frozen=True)
 class RunState:
     """What the events so far add up to. `status` lacks what only the process can tell: see
-    `store.Run.state`."""
+    `store.Run.judge`. Of a run that went on after an end, `started` and `trained_from` are of the
+    last attempt, which began after `first_step`; `spent` is what the earlier ones took."""
 
     status: Status = "created"
     stage: str = ""
@@ -108,6 +120,9 @@ class RunState:
     tokens_per_second: float | None = None
     started: float | None = None
     trained_from: float | None = None
+    spent: float = 0.0
+    first_step: int = 0
+    paused: bool = False
     updated: float | None = None
     problem: dict[str, str] | None = None
     notes: tuple[str, ...] = ()
@@ -120,6 +135,8 @@ def fold(state: RunState, events: list[Event]) -> RunState:
             k: v for k, v in event.items() if k in RunState.__dataclass_fields__ and k != "status"
         }
         now = event.get("time")
+        if event["type"] == "attempt":
+            state = _again(state, event)
         state = replace(state, updated=now, started=state.started or now)
         match event["type"]:
             case "stage":
@@ -152,10 +169,51 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                     if failed
                     else None
                 )
-                ends = {k: v for k, v in known.items() if k in ("train_loss", "eval_loss", "step")}
+                ends = {
+                    k: v
+                    for k, v in known.items()
+                    if k in ("train_loss", "eval_loss", "step", "paused")
+                }
                 state = replace(
                     state, **ends, status=event.get("status", "failed"), problem=problem
                 )
             case _:
                 pass
     return state
+
+
+def _again(state: RunState, event: Event) -> RunState:
+    """The state at the beginning of another attempt."""
+    spent = state.spent
+    if state.started is not None and state.updated is not None:
+        spent += state.updated - state.started
+    step = event.get("step") or 0
+    return replace(
+        state,
+        status="starting",
+        stage="",
+        done=None,
+        total=None,
+        step=step,
+        first_step=step,
+        train_loss=None,
+        tokens_per_second=None,
+        started=None,
+        trained_from=None,
+        spent=spent,
+        paused=False,
+        problem=None,
+    )
+
+
+def shown(points: list[Event]) -> list[Event]:
+    """The points of the chart among the events, in order of step: an attempt that goes on from an
+    earlier step replaces what was reported after it."""
+    kept: list[Event] = []
+    for event in points:
+        if event["type"] == "attempt":
+            step = event.get("step") or 0
+            kept = [e for e in kept if e["step"] <= step]
+        elif event["type"] in ("log", "eval") and isinstance(event.get("step"), int):
+            kept.append(event)
+    return kept

@@ -1,18 +1,21 @@
 """Run folders: create, list, look at. The folder is the run; nothing about it is kept elsewhere."""
 
 import errno
+import json
 import re
 import shutil
+import signal
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from studio import spec as specs
 from studio.errors import StudioError
-from studio.runs import events, files
+from studio.runs import events, files, queue
 from studio.runs.events import ENDED, Event, RunState
 from studio.spec import RunSpec
 
@@ -53,6 +56,10 @@ class Run:
         return self.path / "stop"
 
     @property
+    def exit(self) -> Path:
+        return self.path / "exit.json"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -72,9 +79,11 @@ class Run:
         """The worker, if it lives."""
         return files.read_process(self.pid)
 
-    def judge(self, state: RunState, alive: bool) -> RunState:
-        """Adds to the folded events what only the process can tell: whether it was `alive` before
-        they were read."""
+    def judge(self, state: RunState, alive: bool, waits: bool = False) -> RunState:
+        """Adds to the folded events what only the process and the queue can tell: whether it was
+        `alive` before they were read, and whether it `waits` for its turn."""
+        if waits and not alive:
+            return replace(state, status="queued", problem=None)
         if state.status in ENDED:
             return state
         if alive:
@@ -83,15 +92,35 @@ class Run:
             return state
         if self.stop.exists():
             return replace(state, status="stopped")
-        stage = state.stage or "starting"
-        problem = {
-            "message": "The worker ended without a word: it was killed, ran out of memory, "
-            "or the machine went down.",
-            "hint": self._last_words()
-            or "Look at the log; a smaller batch or a shorter max_length needs less memory.",
-            "stage": stage,
-        }
+        message, hint = self._death()
+        problem = {"message": message, "hint": hint, "stage": state.stage or "starting"}
         return replace(state, status="interrupted", problem=problem)
+
+    def _death(self) -> tuple[str, str]:
+        """How a worker ended that could not say it, as far as its parent or the log tells."""
+        seen = self._exit()
+        code, held = seen.get("code"), f"{seen.get('peak', 0) / 1e9:.1f} GB"
+        smaller = "A smaller batch, a shorter max_length or 4-bit weights need less."
+        if seen.get("oom"):
+            return f"The system ended it for want of memory; it held {held}.", smaller
+        if code == -signal.SIGKILL:
+            hint = f"It held {held}. If nobody did that by hand, memory had run out. {smaller}"
+            return "The worker was killed (signal 9).", hint
+        if isinstance(code, int) and code < 0:
+            return f"The worker was ended by signal {-code}.", self._last_words() or "See its log."
+        return (
+            "The worker ended without a word: it was killed, ran out of memory, or the machine "
+            "went down.",
+            self._last_words() or f"Look at the log. {smaller}",
+        )
+
+    def _exit(self) -> dict[str, Any]:
+        """What the worker's parent saw of its end; nothing where it saw none."""
+        try:
+            seen = json.loads(self.exit.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return seen if isinstance(seen, dict) else {}
 
     def _age(self) -> float:
         return time.time() - self.path.stat().st_mtime
@@ -113,10 +142,9 @@ class Run:
     def history(self) -> list[dict[str, object]]:
         """The chart's points, in order of step: what was logged at each, evaluation included."""
         points: dict[int, dict[str, object]] = {}
-        for event in events.read(self.events):
-            if event["type"] in ("log", "eval") and isinstance(event.get("step"), int):
-                values = {k: v for k, v in event.items() if k not in ("type", "time")}
-                points.setdefault(event["step"], {}).update(values)
+        for event in events.shown(list(events.read(self.events))):
+            values = {k: v for k, v in event.items() if k not in ("type", "time")}
+            points.setdefault(event["step"], {}).update(values)
         return [points[step] for step in sorted(points)]
 
 
@@ -179,7 +207,8 @@ class RunStore:
     def state(self, run: Run) -> RunState:
         """The run's state now; reads only what was added since this store last looked."""
         offset, state = self._seen.get(run.id, (0, RunState()))
-        if state.status in ENDED and _size(run.events) == offset:
+        waits = run.id in queue.waiting(self.root)
+        if state.status in ENDED and not waits and _size(run.events) == offset:
             return state
         new: list[Event]
         # Whether the process lives is asked before the log is read the last time: a worker that
@@ -188,12 +217,12 @@ class RunStore:
         new, offset = events.tail(run.events, offset)
         state = events.fold(state, new)
         self._seen[run.id] = (offset, state)
-        return run.judge(state, alive)
+        return run.judge(state, alive, waits)
 
     def active(self) -> Run | None:
         """The run that is being trained now, if any."""
         for run in self.list():
-            if self.state(run).status not in ENDED:
+            if self.state(run).status not in (*ENDED, "queued"):
                 return run
         return None
 

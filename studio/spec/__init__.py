@@ -1,11 +1,25 @@
 """The spec: one typed definition of every setting; forms, recipes and the command line follow."""
 
+from studio.spec.check import check
+from studio.spec.data import (
+    COUNT,
+    SHARE,
+    SLICE,
+    DataSection,
+    Drop,
+    DropColumns,
+    Filter,
+    Shuffle,
+    Source,
+    Step,
+    System,
+    Take,
+)
 from studio.spec.field import Meta, meta_of, show
 from studio.spec.recipe import (
     DEFAULTS,
     SECTIONS,
     RunSpec,
-    check,
     diff,
     dump,
     fields,
@@ -13,27 +27,43 @@ from studio.spec.recipe import (
     load_tree,
     loads,
     parse,
+    plain,
+    tree,
     with_overrides,
 )
 from studio.spec.sections import (
     AdapterSection,
-    DataSection,
+    DpoSection,
     EvalSection,
     GenerateSection,
+    KtoSection,
     ModelSection,
     TrainSection,
 )
 
 __all__ = [
+    "COUNT",
     "DEFAULTS",
     "SECTIONS",
+    "SHARE",
+    "SLICE",
     "AdapterSection",
     "DataSection",
+    "DpoSection",
+    "Drop",
+    "DropColumns",
     "EvalSection",
+    "Filter",
     "GenerateSection",
+    "KtoSection",
     "Meta",
     "ModelSection",
     "RunSpec",
+    "Shuffle",
+    "Source",
+    "Step",
+    "System",
+    "Take",
     "TrainSection",
     "check",
     "diff",
@@ -44,6 +74,8 @@ __all__ = [
     "loads",
     "meta_of",
     "parse",
+    "plain",
     "show",
+    "tree",
     "with_overrides",
 ]

@@ -11,15 +11,19 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from studio.errors import Problem, SpecError, StudioError
+from studio.spec.check import check
+from studio.spec.data import DataSection
 from studio.spec.field import Meta, Section, meta_of, show
 from studio.spec.sections import (
     AdapterSection,
-    DataSection,
+    DpoSection,
     EvalSection,
     GenerateSection,
+    KtoSection,
     ModelSection,
     TrainSection,
 )
+from studio.spec.upgrade import upgrade
 
 Tree = dict[str, dict[str, Any]]
 
@@ -31,6 +35,8 @@ class RunSpec(Section):
     data: DataSection = DataSection()
     adapter: AdapterSection = AdapterSection()
     train: TrainSection = TrainSection()
+    dpo: DpoSection = DpoSection()
+    kto: KtoSection = KtoSection()
     eval: EvalSection = EvalSection()
     generate: GenerateSection = GenerateSection()
 
@@ -41,6 +47,8 @@ SECTIONS: dict[str, type[Section]] = {
     "data": DataSection,
     "adapter": AdapterSection,
     "train": TrainSection,
+    "dpo": DpoSection,
+    "kto": KtoSection,
     "eval": EvalSection,
     "generate": GenerateSection,
 }
@@ -56,7 +64,7 @@ def fields() -> Iterator[tuple[str, str, FieldInfo, Meta]]:
 def parse(tree: Mapping[str, Any]) -> RunSpec:
     """The spec of `tree` over the defaults. Raises SpecError with every problem at once."""
     # YAML reads a key such as `on` or 1 as no text; as text it is an unknown key like others.
-    tree = {str(s): _named(held) for s, held in tree.items()}
+    tree = upgrade({str(s): _named(held) for s, held in tree.items()})
     try:
         spec, problems = RunSpec.model_validate(tree), []
     except ValidationError as error:
@@ -80,76 +88,38 @@ def _without(tree: Mapping[str, Any], bad: set[str]) -> dict[str, Any]:
     return {s: {n: v for n, v in held.items() if f"{s}.{n}" not in bad} for s, held in kept.items()}
 
 
-def check(spec: RunSpec) -> list[Problem]:
-    """What no single field shows: pairs of settings that can't be honoured together."""
-    problems = []
-    train = spec.train
-    if train.max_steps == 0:
-        problems.append(
-            Problem(
-                "train.max_steps",
-                "0 steps would train nothing.",
-                "Use -1 to let the epochs decide, or a number above 0.",
-            )
-        )
-    if train.warmup_steps > 0 and train.lr_scheduler_type == "constant":
-        problems.append(
-            Problem(
-                "train.warmup_steps",
-                "is ignored by the scheduler constant.",
-                "Use 0, or the scheduler constant_with_warmup.",
-            )
-        )
-    if train.warmup_steps >= 1:
-        if train.warmup_steps != int(train.warmup_steps):
-            problems.append(
-                Problem(
-                    "train.warmup_steps",
-                    "is neither a share below 1 nor whole steps.",
-                    f"Use {int(train.warmup_steps)}, or a share such as 0.03.",
-                )
-            )
-        if 0 < train.max_steps <= train.warmup_steps:
-            problems.append(
-                Problem(
-                    "train.warmup_steps",
-                    f"is not shorter than the run of {train.max_steps} steps.",
-                    "Lower it, or use a share such as 0.03.",
-                )
-            )
-    if spec.adapter.use_dora and spec.model.quantization in ("int8", "fp4"):
-        problems.append(
-            Problem(
-                "adapter.use_dora",
-                f"DoRA is not trained on {spec.model.quantization} weights.",
-                "Use nf4 or no quantization, or turn DoRA off.",
-            )
-        )
-    if spec.model.name_or_path.lower().endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
-        problems.append(
-            Problem(
-                "model.name_or_path",
-                "is a pickle file, which can run any code when it is opened.",
-                "Give a folder with safetensors.",
-            )
-        )
-    return problems
-
-
 def diff(spec: RunSpec, base: RunSpec = DEFAULTS) -> Tree:
     """What `spec` says otherwise than `base`, as {section: {field: value}}."""
-    tree: Tree = {}
+    changed: Tree = {}
     for section, name, _info, _meta in fields():
         value = getattr(getattr(spec, section), name)
         if value != getattr(getattr(base, section), name):
-            tree.setdefault(section, {})[name] = value
-    return tree
+            changed.setdefault(section, {})[name] = plain(value)
+    return changed
+
+
+def tree(spec: RunSpec) -> Tree:
+    """Every field of the spec, as {section: {field: value}}."""
+    whole: Tree = {}
+    for section, name, _info, _meta in fields():
+        whole.setdefault(section, {})[name] = plain(getattr(getattr(spec, section), name))
+    return whole
+
+
+def plain(value: Any) -> Any:
+    """A field's value as YAML and JSON can hold it: of a step or a source only what it says."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, Section):
+        kind = {"do": value.do} if hasattr(value, "do") else {}
+        return kind | value.model_dump(exclude_defaults=True)
+    return value
 
 
 def dump(spec: RunSpec) -> str:
     """The recipe as YAML: only what differs from the defaults."""
-    tree = diff(spec)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True) if tree else "{}\n"
+    changed = diff(spec)
+    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True) if changed else "{}\n"
 
 
 def loads(text: str, name: str = "recipe") -> RunSpec:
@@ -271,6 +241,8 @@ def _problem(error: Any) -> Problem:
     # Union members and validators append parts of their own to the location: two are ours.
     location = [str(part) for part in error["loc"]]
     field = ".".join(location[:2])
+    if len(location) > 2 and location[2].isdecimal():
+        return _item_problem(error, location, field)
     if error["type"] == "extra_forbidden":
         known = list(SECTIONS) if len(location) == 1 else list(SECTIONS[location[0]].model_fields)
         close = difflib.get_close_matches(location[-1], known, n=1)
@@ -282,11 +254,30 @@ def _problem(error: Any) -> Problem:
             "is not a section with fields below it.",
             "Write `field: value` lines below it, indented.",
         )
-    shown = repr(error["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    shown = _short(error["input"])
     info = SECTIONS[location[0]].model_fields[location[1]]
     default = show(info.default) or "empty"
     return Problem(field, f"{shown} {_why(error)}.", f"The default is {default}.")
+
+
+def _item_problem(error: Any, location: list[str], field: str) -> Problem:
+    """A finding inside a list: which item, and which of its parts."""
+    # A step's location holds its kind too, a source's does not.
+    part = location[-1] if len(location) > 3 else ""
+    where = f"item {int(location[2]) + 1}{f', {part}' if part else ''}:"
+    if error["type"] == "missing":
+        return Problem(field, f"{where} is missing.", f"Write {part} too.")
+    if error["type"] == "extra_forbidden":
+        return Problem(field, f"{where} is no part of it.", "Remove it.")
+    if error["type"].startswith("union_tag"):
+        expected = error.get("ctx", {}).get("expected_tags", "")
+        return Problem(field, f"{where} says not what to do.", f"`do` is one of {expected}.")
+    return Problem(field, f"{where} {_short(error['input'])} {_why(error)}.", "Mend or remove it.")
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 _WHY = {

@@ -11,6 +11,8 @@ from studio.spec.field import Section, option
 _HF = "https://huggingface.co/docs"
 _TRAINER = f"{_HF}/transformers/main_classes/trainer"
 _GENERATION = f"{_HF}/transformers/main_classes/text_generation"
+_DPO = f"{_HF}/trl/dpo_trainer"
+_KTO = f"{_HF}/trl/kto_trainer"
 _LORA = f"{_HF}/peft/package_reference/lora"
 _BNB = f"{_HF}/transformers/quantization/bitsandbytes"
 
@@ -66,72 +68,6 @@ class ModelSection(Section):
         label="Attention",
         group="Loading",
         link=f"{_HF}/transformers/attention_interface",
-    )
-
-
-class DataSection(Section):
-    """Which rows, and which of their tokens are learned."""
-
-    path: str = option(
-        "persona",
-        "A bundled set, a json, jsonl, csv or parquet file, a folder with such files, or the id of "
-        "a data set on the Hub.",
-        label="Data",
-        group="Data",
-        basic=True,
-        min_length=1,
-        link=f"{_HF}/datasets/loading",
-    )
-    name: str | None = option(
-        None,
-        "Configuration of a Hub data set, where it has several.",
-        label="Configuration",
-        group="Source",
-    )
-    split: str = option(
-        "train",
-        "Split of a Hub data set, or a slice of it such as train[:10%].",
-        label="Split",
-        group="Source",
-        min_length=1,
-        link=f"{_HF}/datasets/loading#slice-splits",
-    )
-    revision: str | None = option(
-        None,
-        "Branch, tag or commit of a Hub data set.",
-        label="Data revision",
-        group="Source",
-    )
-    max_rows: int | None = option(
-        None,
-        "Use only the first rows. Lower it for a quick try; leave it empty to use all.",
-        label="Use only the first … rows",
-        group="Rows",
-        ge=2,
-    )
-    test_size: float = option(
-        0.1,
-        "Share of the rows held back for the evaluation loss, chosen with the seed. More rows make "
-        "that loss steadier and leave fewer to learn from.",
-        label="Held back for evaluation",
-        group="Rows",
-        ge=0.0,
-        le=0.5,
-    )
-    system_prompt: str | None = option(
-        None,
-        "Put before every conversation in place of its own system message. Leave it empty to keep "
-        "the rows as they are.",
-        label="System prompt for every row",
-        group="Rows",
-        widget="long",
-    )
-    train_on: Literal["assistant", "last", "everything"] = option(
-        "assistant",
-        "Which tokens are learned: all answers, only the last answer of each row, or the "
-        "questions too.",
-        label="Learn from",
-        group="Rows",
     )
 
 
@@ -225,8 +161,16 @@ class AdapterSection(Section):
 
 
 class TrainSection(Section):
-    """How the adapter is trained. Every name is a field of trl's SFTConfig."""
+    """How the adapter is trained. Every name but `trainer` is a field of trl's SFTConfig."""
 
+    trainer: Literal["sft", "dpo", "kto"] = option(
+        "sft",
+        "How the rows teach: sft learns their answers; dpo learns which of two answers is better; "
+        "kto learns from answers marked good or bad.",
+        label="Trainer",
+        group="Trainer",
+        link=f"{_HF}/trl/index",
+    )
     num_train_epochs: float = option(
         3.0,
         "How often the model sees every row. More learns the data better and, in the end, by "
@@ -289,10 +233,10 @@ class TrainSection(Section):
         le=1_048_576,
         link=f"{_HF}/trl/sft_trainer",
     )
-    train_sampling_strategy: Literal["random", "group_by_length"] = option(
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = option(
         "random",
         "The order of the rows. group_by_length puts rows of like length together: less padding, "
-        "a little less chance.",
+        "a little less chance. sequential keeps the file's order.",
         label="Row order",
         group="Memory and speed",
         link=_TRAINER,
@@ -445,6 +389,80 @@ class EvalSection(Section):
         ge=1,
         le=4096,
         link=_TRAINER,
+    )
+
+
+class DpoSection(Section):
+    """What only the trainer dpo uses. Every name is a field of trl's DPOConfig."""
+
+    beta: float = option(
+        0.1,
+        "How closely the tuned model keeps to the base. Raise it if the answers fall apart, lower "
+        "it if nothing changes.",
+        label="DPO beta",
+        group="DPO",
+        gt=0,
+        le=10,
+        link=_DPO,
+    )
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"] = option(
+        "sigmoid",
+        "The loss over a pair. sigmoid is DPO as published; ipo overfits less on few pairs; robust "
+        "expects some labels to be wrong.",
+        label="DPO loss",
+        group="DPO",
+        link=_DPO,
+    )
+    label_smoothing: float = option(
+        0.0,
+        "Share of the pairs expected to be the wrong way round. Raise it for noisy labels; robust "
+        "needs it above 0.",
+        label="DPO label smoothing",
+        group="DPO",
+        ge=0,
+        lt=0.5,
+        link=_DPO,
+    )
+
+
+class KtoSection(Section):
+    """What only the trainer kto uses. Every name is a field of trl's KTOConfig."""
+
+    beta: float = option(
+        0.1,
+        "How closely the tuned model keeps to the base. Raise it if the answers fall apart, lower "
+        "it if nothing changes.",
+        label="KTO beta",
+        group="KTO",
+        gt=0,
+        le=10,
+        link=_KTO,
+    )
+    loss_type: Literal["kto", "apo_zero_unpaired"] = option(
+        "kto",
+        "The loss of a row. kto estimates the drift from the base with mismatched answers; "
+        "apo_zero_unpaired does without and is faster.",
+        label="KTO loss",
+        group="KTO",
+        link=_KTO,
+    )
+    desirable_weight: float = option(
+        1.0,
+        "Weight of the good rows. Raise it if there are fewer good than bad ones.",
+        label="Weight of good rows",
+        group="KTO",
+        gt=0,
+        le=100,
+        link=_KTO,
+    )
+    undesirable_weight: float = option(
+        1.0,
+        "Weight of the bad rows. Raise it if there are fewer bad than good ones.",
+        label="Weight of bad rows",
+        group="KTO",
+        gt=0,
+        le=100,
+        link=_KTO,
     )
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 from studio import spec
 from studio.runs import RunStore
 from studio.settings import Settings
-from studio.ui import data_tab, header, marks, model_tab, tune_tab
+from studio.ui import header, marks, model_tab, rows, tune_tab
 from studio.ui.chat_tab import ChatTab
 from studio.ui.context import MAIN, QUIET, Context, Updates, Values, lenient, recipes
 from studio.ui.data_tab import DataTab
@@ -32,7 +32,7 @@ def build(settings: Settings) -> gr.Blocks:
     demo: gr.Blocks = gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True)
     with demo:
         with gr.Column(elem_id="bar-row"):
-            bar = header.bar(store)
+            bar = header.bar(store, settings)
             chosen = gr.HTML(elem_id="chosen")
         recipe, run, opened = gr.State(MAIN), gr.State(""), gr.State(TABS[0])
         mark = marks.component()
@@ -86,7 +86,7 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
     def follow(tree: Tree, name: str) -> Updates:
         return {
             context.chosen: header.chosen(
-                context.store, tree, name, data_tab.rows(context.settings, tree)
+                context.store, tree, name, rows.total(context.settings, tree)
             ),
             model.summary: model_tab.right(context.settings, lenient(tree)),
             tune.summary: tune_tab.right(context.settings, context.store, tree, name),
@@ -108,7 +108,7 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         names = list(recipes(context.settings))
         name = str(kept.get("recipe"))
         name = name if name in names else MAIN
-        tree = kept.get("tree") or context.base(name).model_dump()
+        tree = kept.get("tree") or spec.tree(context.base(name))
         shown = gr.Dropdown(names, value=name)
         return {
             **form.fill(tree),

@@ -1,40 +1,24 @@
-"""The Data tab: the rows, and each row exactly as the model will see it."""
+"""The Data tab: where the rows come from, what is done to them, what is wrong with them, and each
+row exactly as the model will see it. What is shown is drawn in `rows`, `row_view`, `audit_view`."""
 
-import filecmp
-import re
-import shutil
+import random
 from collections.abc import Iterator
-from functools import lru_cache
-from html import escape
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from studio import jobs
-from studio.data import BUNDLED, SUFFIXES, Layout, Rows, detect, iterate, locate, to_messages
+from studio.data import FORMATS, SUFFIXES
 from studio.errors import StudioError
-from studio.settings import Settings
-from studio.spec import RunSpec
-from studio.ui import html
-from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient, model_folder
-from studio.ui.form import Tree
+from studio.ui import acts, html, rows, steps
+from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient
+from studio.ui.form import field_id
+from studio.ui.uploads import choices, take_upload
 
-_SHOWN = 100
 # What a row looks like depends on these fields alone.
-_SEEN = ("data.", "train.max_length", "model.name_or_path", "model.revision")
-
-
-def choices(settings: Settings) -> list[tuple[str, str]]:
-    """Data to pick from: the bundled sets, what was uploaded, what lies in the workspace."""
-    found = [(f"{name} (bundled)", name) for name in BUNDLED]
-    uploads = settings.uploads.iterdir() if settings.uploads.is_dir() else ()
-    found += [
-        (f"{p.name} (uploaded)", str(p)) for p in sorted(uploads) if p.suffix.lower() in SUFFIXES
-    ]
-    local = (p for s in SUFFIXES for p in sorted(settings.workspace.glob(f"*{s}")))
-    return found + [(p.name, p.name) for p in local if not p.name.startswith("package")]
+_SEEN = ("data.", "train.max_length", "train.trainer", "model.name_or_path", "model.revision")
+_LAST: dict[str, Any] = {"trigger_mode": "always_last"}
+_MANY: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
 
 
 class DataTab:
@@ -51,52 +35,300 @@ class DataTab:
             )
             self.start = gr.Button("Start with these settings", elem_id="start-data")
             self.primary = gr.Button("Set up the training", variant="primary", elem_id="next-data")
+        self.acts = acts.component()
+        self.row = gr.Number(1, precision=0, visible="hidden", elem_id="row-number")
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
-                self.path = context.form.make("data.path", choices=choices(context.settings))
-                self.upload = gr.UploadButton(
-                    f"Upload a file ({', '.join(SUFFIXES)})",
-                    file_types=list(SUFFIXES),
-                    elem_id="data-upload",
-                )
-                self.about = gr.HTML(elem_id="data-about")
-                self.table = gr.Dataframe(
-                    headers=["row", "question", "answer"],
-                    column_widths=["52px", "45%", "45%"],
-                    interactive=False,
-                    max_height=380,
-                    elem_id="data-table",
-                    show_label=False,
-                    buttons=[],
-                    wrap=False,
-                )
-                context.form.advanced("data")
+                self._make_left(context)
             with gr.Column(scale=5, min_width=320):
-                with gr.Row(elem_classes="row-picker"):
-                    self.back = gr.Button("← Previous", elem_id="row-previous", min_width=90)
-                    self.row = gr.Number(
-                        1,
-                        label="Row",
-                        precision=0,
-                        minimum=1,
-                        elem_id="row-number",
-                        min_width=90,
-                        scale=1,
-                    )
-                    self.forth = gr.Button("Next →", elem_id="row-next", min_width=90)
-                self.seen = gr.HTML(elem_id="row-seen")
+                self._make_right()
+
+    def _make_left(self, context: Context) -> None:
+        self.path = context.form.make("data.path", choices=choices(context.settings))
+        self.upload = gr.UploadButton(
+            "Upload a file", file_types=list(SUFFIXES), elem_id="data-upload"
+        )
+        self.about = gr.HTML(elem_id="data-about")
+        with gr.Column(elem_classes="card audit"):
+            with gr.Row(elem_classes="audit-head"):
+                gr.HTML("<h3>Is anything wrong with it?</h3>")
+                self.check = gr.Button("Check all rows", size="sm", elem_id="audit-start")
+                self.halt = gr.Button("Stop", size="sm", visible=False, elem_id="audit-stop")
+            self.report = gr.HTML(elem_id="audit")
+        self.table = gr.Dataframe(
+            headers=["row", "question", "answer"],
+            column_widths=["64px", "45%", "45%"],
+            interactive=False,
+            max_height=380,
+            elem_id="data-table",
+            show_label=False,
+            buttons=[],
+            wrap=False,
+        )
+        inside = {
+            "Steps": self._make_steps,
+            "More sources": self._make_sources,
+            "Prompt template": self._make_formats,
+        }
+        context.form.advanced("data", inside=inside)
+
+    def _make_steps(self) -> None:
+        self.steps = gr.HTML(elem_id=field_id("data.steps"), elem_classes="field list-field")
+        self.kind = gr.Dropdown(
+            list(steps.KINDS), value="filter", label="A step to add", elem_id="step-kind"
+        )
+        self.boxes: dict[str, Any] = {
+            "column": gr.Dropdown(
+                [], label="Column", allow_custom_value=True, elem_id="step-column"
+            ),
+            "keep": gr.Dropdown(
+                list(steps.KEEPS), value="equals", label="Test", elem_id="step-keep"
+            ),
+            "text": gr.Textbox(label="Value", elem_id="step-text"),
+            "when": gr.Checkbox(
+                False, label="Only where there is none", visible=False, elem_id="step-when"
+            ),
+            "number": gr.Number(
+                1000, label="Rows", precision=0, visible=False, elem_id="step-number"
+            ),
+            "skip": gr.Number(
+                0, label="After the first …", precision=0, visible=False, elem_id="step-skip"
+            ),
+            "fault": gr.Dropdown(
+                list(steps.FAULTS),
+                value="duplicate",
+                label="Which",
+                visible=False,
+                elem_id="step-fault",
+            ),
+        }
+        self.add = gr.Button("Add the step", size="sm", elem_id="step-add")
+
+    def _make_sources(self) -> None:
+        self.sources = gr.HTML(elem_id=field_id("data.also"), elem_classes="field list-field")
+        self.more = gr.Textbox(
+            label="Another source",
+            placeholder="more.jsonl, or owner/name on the Hub",
+            max_lines=1,
+            elem_id="source-path",
+        )
+        self.more_split = gr.Textbox(
+            "train", label="Its split, on the Hub", max_lines=1, elem_id="source-split"
+        )
+        self.more_weight = gr.Number(1, label="Its weight", elem_id="source-weight")
+        self.more_add = gr.Button("Add the source", size="sm", elem_id="source-add")
+
+    def _make_formats(self) -> None:
+        self.formats = gr.Dropdown(
+            [name for name, *_ in FORMATS],
+            value=None,
+            label="Start from a ready format",
+            info="Fills the two templates below; change them as you like.",
+            elem_id="prompt-format",
+        )
+
+    def _make_right(self) -> None:
+        with gr.Row(elem_classes="row-picker"):
+            self.back = gr.Button("←", elem_id="row-previous", min_width=44)
+            self.goto = gr.Textbox(
+                label="Row number, or words to find",
+                placeholder="17, or words to find",
+                max_lines=1,
+                elem_id="row-goto",
+                min_width=120,
+                scale=4,
+            )
+            self.forth = gr.Button("→", elem_id="row-next", min_width=44)
+            self.any = gr.Button("Any row", elem_id="row-random", min_width=84)
+        self.found = gr.HTML(elem_id="row-found")
+        self.seen = gr.HTML(elem_id="row-seen")
+        self.lengths = gr.HTML(elem_id="data-lengths")
+        with gr.Accordion("What the trainer gets, batch by batch", open=False, elem_id="batches"):
+            self.batch_number = gr.Number(
+                1, label="Batch of the first epoch", precision=0, elem_id="batch-number"
+            )
+            self.batch_show = gr.Button("Show the batch", size="sm", elem_id="batch-show")
+            self.batch = gr.HTML(elem_id="batch")
 
     def wire(self, context: Context) -> None:
         """Shows the rows when the tab opens and whenever what they look like changes."""
+        looked = [c.change for k, c in context.form.components.items() if k.startswith(_SEEN)]
+
+        def wish(values: Values) -> Any:
+            # While nobody looks, the model's process stays away, and its memory with it.
+            return int(values[wished] or 0) + 1 if values[context.opened] == "Data" else gr.skip()
+
+        # No State: one that changes past the queue tells nobody.
+        wished = gr.Number(0, visible="hidden")
+        changes = [self.row.change, *looked]
+        gr.on(changes, wish, {wished, context.opened}, wished, **_LAST, **QUIET)
+        self._wire_look(context, wished)
+        self._wire_row(context, wished)
+        self._wire_audit(context, looked)
+        self._wire_changes(context)
+
+    def _wire_look(self, context: Context, wished: gr.Number) -> None:
+        """The facts and the table: first rows at once, all else when the rows are indexed."""
         settings, form = context.settings, context.form
 
-        def look(values: Values) -> Updates:
-            words, table = overview(settings, lenient(form.tree(values)))
-            return {self.about: words, self.table: table}
+        def look(values: Values) -> Iterator[Updates]:
+            spec = lenient(form.tree(values))
+            for words, table, columns in rows.overview(settings, spec, int(values[self.row] or 1)):
+                yield {
+                    self.about: words,
+                    self.table: table,
+                    self.boxes["column"]: gr.Dropdown(columns),
+                }
 
-        def see(values: Values) -> Iterator[str]:
+        def lists(values: Values) -> Updates:
+            data = form.tree(values)["data"]
+            held = {n: data[n] if isinstance(data[n], list) else [] for n in ("steps", "also")}
+            return {
+                self.steps: steps.listed(held["steps"]),
+                self.sources: steps.sources(held["also"]),
+            }
+
+        inputs = context.fields | {self.row}
+        outputs = [self.about, self.table, self.boxes["column"]]
+        opened = context.tab["Data"].select
+        opened(look, inputs, outputs, **_MANY)
+        wished.change(look, inputs, outputs, **_LAST, **_MANY)
+        listed = [form.components[k] for k in ("data.steps", "data.also")]
+        drawn = [self.steps, self.sources]
+        gr.on([c.change for c in listed], lists, context.fields, drawn, **_LAST, **QUIET)
+        opened(lists, context.fields, drawn, **QUIET)
+
+    def _wire_row(self, context: Context, wished: gr.Number) -> None:
+        """One row from all sides, the lengths of many, and a batch."""
+        settings, form = context.settings, context.form
+
+        def see(values: Values) -> Iterator[Updates]:
+            spec = lenient(form.tree(values))
             number = min(max(1, int(values[self.row] or 1)), 10**12)
-            yield from seen(settings, lenient(form.tree(values)), number)
+            for seen in rows.seen(settings, spec, number):
+                yield {self.seen: seen}
+            for lengths in rows.lengths(settings, spec):
+                yield {self.lengths: lengths}
+
+        def go(values: Values) -> Iterator[Updates]:
+            yield from self._go(settings, lenient(form.tree(values)), values)
+
+        def show(values: Values) -> Iterator[str]:
+            number = max(1, int(values[self.batch_number] or 1))
+            yield from rows.batch(settings, lenient(form.tree(values)), number)
+
+        inputs = context.fields | {self.row}
+        outputs = [self.seen, self.lengths]
+        context.tab["Data"].select(see, inputs, outputs, **_MANY)
+        wished.change(see, inputs, outputs, **_LAST, **_MANY)
+        self.back.click(lambda n: max(1, int(n or 1) - 1), self.row, self.row, **QUIET)
+        self.forth.click(lambda n: int(n or 0) + 1, self.row, self.row, **QUIET)
+        self.goto.submit(go, inputs | {self.goto}, [self.row, self.found], **_MANY)
+        self.any.click(
+            lambda values: rows.any_row(settings, lenient(form.tree(values)), random.random()),
+            context.fields,
+            self.row,
+            **QUIET,
+        )
+        self.table.select(_row_of, self.row, self.row, **QUIET)
+        self.batch_show.click(show, context.fields | {self.batch_number}, self.batch, **_MANY)
+
+    def _go(self, settings: Any, spec: Any, values: Values) -> Iterator[Updates]:
+        """To the row of that number, or to the next one that holds those words."""
+        text = str(values[self.goto] or "").strip()
+        if text.replace(",", "").isdecimal():
+            number = int(text.replace(",", "")[:12])
+            yield {self.row: max(1, number), self.found: ""}
+            return
+        if text:
+            for number, words in rows.find(settings, spec, text, int(values[self.row] or 1)):
+                yield {self.found: words, **({self.row: number} if number else {})}
+
+    def _wire_audit(self, context: Context, looked: list[Any]) -> None:
+        settings, form = context.settings, context.form
+
+        def watch(values: Values) -> Iterator[Updates]:
+            for words, going in rows.audit(settings, lenient(form.tree(values))):
+                yield {
+                    self.report: words,
+                    self.halt: gr.Button(visible=going),
+                    self.check: gr.Button(visible=not going),
+                }
+
+        def glance(values: Values) -> Any:
+            if values[context.opened] not in ("Data", ""):
+                return gr.skip()
+            words, going = rows.audited(settings, lenient(form.tree(values)))
+            return {
+                self.report: words,
+                self.halt: gr.Button(visible=going),
+                self.check: gr.Button("Check all rows", visible=not going),
+            }
+
+        def halt(values: Values) -> None:
+            jobs.stop_audit(settings, lenient(form.tree(values)))
+
+        outputs = [self.report, self.halt, self.check]
+        self.check.click(watch, context.fields, outputs, **_MANY)
+        self.halt.click(halt, context.fields, None, **QUIET)
+        context.tab["Data"].select(
+            lambda values: glance({**values, context.opened: "Data"}),
+            context.fields,
+            outputs,
+            **QUIET,
+        )
+        gr.on(looked, glance, context.fields | {context.opened}, outputs, **_LAST, **QUIET)
+
+    def _wire_changes(self, context: Context) -> None:
+        """What changes the form: buttons in drawn HTML, added steps and sources, an upload."""
+        form = context.form
+
+        def act(values: Values, event: gr.EventData) -> Any:
+            wanted = acts.read(event)
+            if wanted.get("do") == "row":
+                at = wanted.get("at")
+                return {self.row: at + 1} if isinstance(at, int) and at >= 0 else gr.skip()
+            return form.set(acts.changes(wanted, form.tree(values), form)) or gr.skip()
+
+        def add(values: Values) -> Any:
+            boxes = {name: values[box] for name, box in self.boxes.items()}
+            wanted = {"do": "add", "step": steps.made(values[self.kind], boxes)}
+            return form.set(acts.changes(wanted, form.tree(values), form)) or gr.skip()
+
+        def boxes(kind: str) -> Updates:
+            shown = steps.BOXES[kind]
+            return {box: _shown(name, kind, name in shown) for name, box in self.boxes.items()}
+
+        multiple: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
+        self.acts.select(act, context.fields, [*context.fields, self.row], **multiple)
+        listed = form.components["data.steps"]
+        self.add.click(add, context.fields | {self.kind, *self.boxes.values()}, listed, **QUIET)
+        self.kind.change(boxes, self.kind, list(self.boxes.values()), **QUIET)
+        self._wire_sources(context)
+
+    def _wire_sources(self, context: Context) -> None:
+        """Further sources, ready prompt formats, and an upload."""
+        settings, form = context.settings, context.form
+
+        def add(values: Values) -> Any:
+            path = str(values[self.more] or "").strip()
+            if not path:
+                return gr.skip()
+            source: dict[str, Any] = {"path": path}
+            split, weight = str(values[self.more_split] or "").strip(), values[self.more_weight]
+            source |= {"split": split} if split not in ("", "train") else {}
+            source |= {"weight": weight} if weight not in (None, 1) else {}
+            also = form.tree(values)["data"]["also"]
+            listed = [*(also if isinstance(also, list) else []), source]
+            return {**form.set({"data.also": listed}), self.more: ""}
+
+        def fill(name: str) -> Any:
+            found = next((f for f in FORMATS if f[0] == name), None)
+            if found is None:
+                return gr.skip()
+            return form.set(
+                {"data.prompt_template": found[1], "data.completion_template": found[2]}
+            )
 
         def upload(path: str) -> Updates:
             try:
@@ -108,186 +340,22 @@ class DataTab:
                 return {self.about: html.problem(refusal)}
             return {self.path: gr.Dropdown(choices(settings), value=kept)}
 
-        def look_again(values: Values) -> Any:
-            return look(values) if values[context.opened] == "Data" else gr.skip()
-
-        def wish(values: Values) -> Any:
-            # While nobody looks, the model's process stays away, and its memory with it.
-            return int(values[wished] or 0) + 1 if values[context.opened] == "Data" else gr.skip()
-
-        # No State: one that changes past the queue tells nobody.
-        wished = gr.Number(0, visible="hidden")
-        opened = context.tab["Data"].select
-        looked = [c.change for k, c in form.components.items() if k.startswith(_SEEN)]
-        last: dict[str, Any] = {"trigger_mode": "always_last"}
-        inputs = context.fields | {self.row, context.opened}
-        overview_parts = [self.about, self.table]
-        opened(look, inputs, overview_parts, **QUIET)
-        gr.on(looked, look_again, inputs, overview_parts, **last, **QUIET)
-        stream: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
-        opened(see, inputs, self.seen, **stream)
-        changes = [self.row.change, *looked]
-        gr.on(changes, wish, {wished, context.opened}, wished, **last, **QUIET)
-        wished.change(see, inputs, self.seen, **last, **stream)
-        self.back.click(lambda n: max(1, int(n or 1) - 1), self.row, self.row, **QUIET)
-        self.forth.click(lambda n: int(n or 0) + 1, self.row, self.row, **QUIET)
-        self.table.select(_row_of, None, self.row, **QUIET)
+        also = form.components["data.also"]
+        inputs = context.fields | {self.more, self.more_split, self.more_weight}
+        self.more_add.click(add, inputs, [also, self.more], **QUIET)
+        templates = [form.components[f"data.{n}_template"] for n in ("prompt", "completion")]
+        self.formats.input(fill, self.formats, templates, **QUIET)
         self.upload.upload(upload, self.upload, [self.path, self.about], **QUIET)
 
 
-def _row_of(event: gr.SelectData) -> int:
-    return int(event.index[0]) + 1
+def _shown(name: str, kind: str, shown: bool) -> Any:
+    label = steps.LABELS.get((kind, name))
+    update: dict[str, Any] = {"visible": shown, **({"label": label} if label else {})}
+    if name == "number" and shown:
+        update["value"] = 42 if kind == "shuffle" else 1000
+    return gr.update(**update)
 
 
-def take_upload(settings: Settings, path: str) -> str:
-    """Keeps an uploaded file in the home, whole or not at all, under its own name or, where another
-    file has that, one with a number; returns the path for the form."""
-    source = Path(path)
-    name = re.sub(r"[^\w.-]+", "-", source.name).lstrip(".-") or "upload"
-    settings.uploads.mkdir(parents=True, exist_ok=True)
-    target, number = settings.uploads / name, 1
-    while target.exists() and not filecmp.cmp(source, target, shallow=False):
-        number += 1
-        target = settings.uploads / f"{Path(name).stem}-{number}{Path(name).suffix}"
-    aside = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, aside)
-    aside.replace(target)
-    return str(target)
-
-
-def overview(settings: Settings, spec: RunSpec) -> tuple[str, list[list[Any]]]:
-    """Words about the data and its first rows, from a local file; for a Hub set the words say that
-    its rows come with the preview."""
-    try:
-        path = _local(settings, spec)
-        if path is None:
-            return (
-                f"<p class='soft'>{escape(spec.data.path)} is a data set of the Hub. Its rows "
-                "are fetched to look at one.</p>",
-                [],
-            )
-        listed: Rows = list(islice(iterate(path), min(_SHOWN, spec.data.max_rows or _SHOWN)))
-        layout = detect(listed)
-        total = count(settings, spec)
-    except StudioError as error:
-        return html.problem(error), []
-    more = f" The first {_SHOWN} are listed." if total > len(listed) else ""
-    found = f"layout <b>{escape(layout.name)}</b>: {escape(layout.reason)}"
-    words = f"<p class='soft'><b>{total:,} rows</b>, {found}.{more}</p>"
-    return words, [[n, *_cells(row, layout, spec)] for n, row in enumerate(listed, 1)]
-
-
-def _local(settings: Settings, spec: RunSpec) -> Path | None:
-    path = locate(spec.data.path, settings)
-    return None if path is None else settings.confine(str(path))
-
-
-def count(settings: Settings, spec: RunSpec) -> int:
-    """How many rows the local data holds, within max_rows."""
-    path = _local(settings, spec)
-    try:
-        return 0 if path is None else _counted(path, _stamp(path), spec.data.max_rows)
-    except OSError as error:
-        raise StudioError(
-            f"{spec.data.path} can't be read: {error.strerror}.", "Is it there still?"
-        ) from None
-
-
-def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """What changes when a file, or a file of a folder, does."""
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
-    return tuple((p.name, (s := p.stat()).st_mtime_ns, s.st_size) for p in found)
-
-
-@lru_cache(maxsize=32)
-def _counted(path: Path, stamp: object, limit: int | None) -> int:
-    # Counting reads the whole file; every change of a field asks for it.
-    return sum(1 for _ in islice(iterate(path), limit))
-
-
-def rows(settings: Settings, tree: Tree) -> int:
-    """`count` for a form that may hold errors; 0 where the rows can't be counted."""
-    try:
-        return count(settings, lenient(tree))
-    except StudioError:
-        return 0
-
-
-def _cells(row: dict[str, Any], layout: Layout, spec: RunSpec) -> tuple[str, str]:
-    try:
-        messages = to_messages(row, layout, spec.data.system_prompt)
-    except StudioError as error:
-        return "⚠ " + error.message, ""
-    asked = next((m["content"] for m in messages if m["role"] == "user"), "")
-    answer = next((m["content"] for m in messages if m["role"] == "assistant"), "")
-    return asked[:200], answer[:200]
-
-
-def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
-    """Row `number` (from 1) as chat at once, then as exact text and tokens from the very function
-    that feeds the trainer."""
-    chat = ""
-    try:
-        model_folder(settings, spec)
-        path = _local(settings, spec)
-        if path is not None:
-            found = list(islice(iterate(path), number - 1, number))
-            if not found:
-                yield html.card("Row", f"<p class='soft'>There is no row {number}.</p>")
-                return
-            try:
-                messages = to_messages(found[0], detect(found), spec.data.system_prompt)
-                chat = html.card(f"Row {number} as a chat", html.bubbles(messages))
-            except StudioError as error:
-                chat = html.card(f"Row {number}", html.problem(error))
-        for reply in jobs.preview(settings, spec, number - 1, 1):
-            if not reply.get("done"):
-                yield chat + html.card(
-                    "As the model sees it", html.wait(str(reply.get("stage", "")))
-                )
-            else:
-                yield _rendered(reply, number)
-    except StudioError as error:
-        yield chat + html.card("As the model sees it", html.problem(error))
-
-
-def _rendered(reply: dict[str, Any], number: int) -> str:
-    if not reply["rows"]:
-        return html.card(
-            "Row", f"<p class='soft'>There is no row {number}; the data has {reply['total']}.</p>"
-        )
-    row = reply["rows"][0]
-    chat = (
-        html.card(f"Row {number} of {reply['total']:,} as a chat", html.bubbles(row["messages"]))
-        if row["messages"]
-        else ""
-    )
-    if row["problem"]:
-        return chat + html.card(
-            f"Row {number}",
-            html.problem(StudioError(row["problem"], "Such a row would stop the run.")),
-        )
-    return (
-        chat
-        + html.card("Its tokens, coloured by what is learned", html.tokens(row))
-        + html.card("The exact text", html.exact(row["text"]))
-    )
-
-
-def mean_characters(settings: Settings, spec: RunSpec, sample: int) -> float:
-    """Mean length in characters of the first rows, for the estimate of time and memory."""
-    path = _local(settings, spec)
-    if path is None:
-        return 0.0
-    lengths = [
-        _characters(row) for row in islice(iterate(path), min(sample, spec.data.max_rows or sample))
-    ]
-    return sum(lengths) / max(1, len(lengths))
-
-
-def _characters(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
+def _row_of(event: gr.SelectData, now: int) -> int:
+    """The table shows the page that the row now shown is on."""
+    return rows.page_start(int(now or 1)) + int(event.index[0])

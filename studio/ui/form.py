@@ -3,7 +3,8 @@
 Nothing here names a field: a new line in the spec is a new control on the page.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
@@ -12,15 +13,33 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from studio.errors import SpecError
-from studio.spec import DEFAULTS, Meta, RunSpec, fields, meta_of, parse, show
+from studio.spec import DEFAULTS, Meta, RunSpec, fields, meta_of, parse, plain, show
 
 Tree = dict[str, dict[str, Any]]
+# Widgets whose value is a list of things with parts of their own.
+LISTS = ("steps", "sources")
 _CHOICE_LABELS = {
     "quantization": {
         "none": "none",
         "int8": "int8 (8 bits)",
         "nf4": "nf4 (4 bits)",
         "fp4": "fp4 (4 bits)",
+    },
+    "layout": {
+        "auto": "auto: told from the columns",
+        "sharegpt": "ShareGPT (conversations)",
+        "prompt_completion": "prompt and completion",
+        "question_answer": "question and answer",
+        "text": "plain text",
+        "preference": "preference (chosen, rejected)",
+        "kto": "KTO (answer and label)",
+    },
+    "chat_template": {"model": "the model's own", "custom": "my own, written below"},
+    "train_on": {
+        "assistant": "all answers",
+        "last": "only the last turn",
+        "completion": "the completion: all after the last question",
+        "everything": "everything, questions too",
     },
 }
 
@@ -46,8 +65,11 @@ class Form:
                 made.append(self.make(key, info, meta, **overrides))
         return made
 
-    def advanced(self, *sections: str) -> None:
-        """The other fields of the sections, in closed groups named as the spec names them."""
+    def advanced(
+        self, *sections: str, inside: Mapping[str, Callable[[], None]] | None = None
+    ) -> None:
+        """The other fields of the sections, in closed groups named as the spec names them.
+        `inside` makes what else belongs into a group, before its fields."""
         groups: dict[str, list[str]] = {}
         for section in sections:
             for key, (_info, meta) in self._fields.items():
@@ -62,6 +84,8 @@ class Form:
                 elem_id=f"group-{keys[0].split('.')[0]}-{slug}",
                 elem_classes="advanced",
             ):
+                if inside and group in inside:
+                    inside[group]()
                 for key in keys:
                     self.make(key, *self._fields[key])
 
@@ -81,6 +105,9 @@ class Form:
             "elem_classes": "field",
             "interactive": True,
         }
+        if meta.widget in LISTS:
+            # Held as JSON; the tab shows it as a list, in the field's own place.
+            common |= {"elem_id": f"v{field_id(key)[1:]}", "visible": "hidden"}
         component = _component(name, info, meta, {**common, **overrides})
         self.components[key] = component
         return component
@@ -110,6 +137,13 @@ class Form:
             )
         return updates
 
+    def set(self, values: Mapping[str, Any]) -> dict[Component, Any]:
+        """New values for some components, by key."""
+        return {
+            self.components[key]: to_widget(value, self._fields[key][0])
+            for key, value in values.items()
+        }
+
     def reset(self, key: str, base: RunSpec) -> dict[Component, Any]:
         """The way back of one field, to its value in `base`."""
         section, name = key.split(".")
@@ -132,10 +166,17 @@ class Form:
             if key in problems:
                 mark["problem"] = problems[key]
             if not _same(tree.get(section, {}).get(name), original):
-                mark["changed"] = "" if original is None else show(original)
+                mark["changed"] = _words(original)
             if mark:
                 marks[key] = mark
         return marks
+
+
+def _words(original: Any) -> str:
+    """The value that a way back leads to."""
+    if isinstance(original, list | dict):
+        return f"{len(original)} entries" if original else ""
+    return "" if original is None else show(original)
 
 
 def field_id(key: str) -> str:
@@ -153,13 +194,23 @@ def to_widget(value: Any, info: FieldInfo) -> Any:
         return show(value)
     if meta.widget == "choices":
         return [value] if isinstance(value, str) else value
+    if meta.widget in LISTS:
+        return json.dumps(plain(value), ensure_ascii=False)
+    if meta.widget == "mapping" and isinstance(value, Mapping):
+        return ", ".join(f"{part} = {column}" for part, column in value.items())
     return value
 
 
 def from_widget(value: Any, info: FieldInfo) -> Any:
     """A component's value as the spec reads it: an emptied box is None, or the empty text."""
+    widget = meta_of(info).widget
+    if widget in LISTS:
+        return _read_list(value)
+    if widget == "mapping" and isinstance(value, str):
+        return _read_mapping(value)
     if isinstance(value, str):
-        value = value.strip()
+        # In a template, a line break at the end is a part of it.
+        value = value if widget == "long" and value.strip() else value.strip()
         if value == "" and type(None) in get_args(info.annotation):
             return None
         return value
@@ -169,7 +220,24 @@ def from_widget(value: Any, info: FieldInfo) -> Any:
     return value
 
 
+def _read_list(value: Any) -> Any:
+    """The list that the JSON holds; what is none is left for the spec to judge."""
+    try:
+        return json.loads(value or "[]")
+    except (TypeError, ValueError):
+        return value
+
+
+def _read_mapping(text: str) -> Any:
+    """The mapping of "prompt = frage, completion = antwort"; what is none is left as it is."""
+    pairs = [pair.partition("=") for pair in text.replace("\n", ",").split(",") if pair.strip()]
+    if not all(part.strip() and column.strip() for part, _, column in pairs):
+        return text
+    return {part.strip(): column.strip() for part, _, column in pairs}
+
+
 def _same(value: Any, original: Any) -> bool:
+    original = plain(original)
     if isinstance(original, int | float) and not isinstance(original, bool):
         try:
             return float(value) == float(original)

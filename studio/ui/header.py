@@ -7,10 +7,11 @@ import gradio as gr
 
 from studio import spec as specs
 from studio.errors import SpecError
-from studio.jobs import words
+from studio.jobs import ensure, words
 from studio.plan.machine import machine
 from studio.runs import ENDED, Run, RunStore
 from studio.runs import events as logs
+from studio.settings import Settings
 from studio.spec import show
 from studio.ui.context import script
 from studio.ui.form import Tree
@@ -23,11 +24,13 @@ _TEMPLATE = """
 """
 
 
-def bar(store: RunStore) -> gr.HTML:
+def bar(store: RunStore, settings: Settings) -> gr.HTML:
     """The component. `select` tells that the active run was clicked, `change` that a run began or
     ended since the last look."""
 
     def pulse(_request: Any) -> dict[str, Any]:
+        # A conductor that was killed is missed by whoever looks next.
+        ensure(settings)
         return beat(store)
 
     return gr.HTML(

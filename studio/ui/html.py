@@ -1,5 +1,6 @@
 """Small pieces of HTML. Everything that comes from data or a model is escaped here."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -29,7 +30,7 @@ def card(title: str, *parts: str) -> str:
 
 def problem(error: StudioError) -> str:
     """An error as a note: what happened and what to do."""
-    return _alert(f"<b>{escape(error.message)}</b> {escape(error.hint)}")
+    return _alert(f"<b>{ticked(error.message)}</b> {ticked(error.hint)}")
 
 
 def _alert(inner: str) -> str:
@@ -45,13 +46,19 @@ def problems(found: Sequence[Problem]) -> str:
     return _alert(f"<b>Mend {these} first:</b><ul>{items}</ul>")
 
 
+def ticked(text: str) -> str:
+    """Text in which `names` stand between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def wait(words: str) -> str:
     """A stage in words while something goes on."""
     return f"<p class='soft wait' role='status'>{escape(words)} …</p>"
 
 
-def bubbles(messages: Sequence[dict[str, str]]) -> str:
-    """A conversation; each text finds its own direction, left or right."""
+def bubbles(messages: Iterable[dict[str, Any]]) -> str:
+    """A conversation; each text finds its own direction, left or right. Calls of tools are named
+    with what they are called with."""
     parts = []
     for message in messages:
         role = (
@@ -59,11 +66,33 @@ def bubbles(messages: Sequence[dict[str, str]]) -> str:
             if message["role"] in ("system", "user", "assistant", "tool")
             else "tool"
         )
+        said = escape(str(message.get("content") or ""))
+        calls = "".join(_call(call) for call in message.get("tool_calls") or ())
         parts.append(
-            f"<div class='said {role}' "
-            f"dir='auto'><small>{escape(role)}</small>{escape(message['content'])}</div>"
+            # What has a direction of its own does not decide about that of the whole.
+            f"<div class='said {role}' dir='auto'><small dir='ltr'>{escape(role)}</small>"
+            f"{said}{calls}</div>"
         )
-    return f"<div class='talk'>{''.join(parts)}</div>"
+    return f"<div class='talk'>{''.join(parts)}</div>" if parts else ""
+
+
+def _call(call: dict[str, Any]) -> str:
+    function = call.get("function", call)
+    given = json.dumps(function.get("arguments"), ensure_ascii=False)
+    name = escape(str(function.get("name")))
+    return f"<code class='call'>calls <b>{name}</b> {escape(given)}</code>"
+
+
+def tools(offered: Sequence[dict[str, Any]] | None) -> str:
+    """The tools that the model may call, by name, with their descriptions."""
+    if not offered:
+        return ""
+    items = []
+    for tool in offered:
+        function = tool.get("function", tool)
+        about = str(function.get("description") or "")
+        items.append(f"<li><b>{escape(str(function.get('name')))}</b> {escape(about)}</li>")
+    return f"<div class='said tool'><small>tools it may call</small><ul>{''.join(items)}</ul></div>"
 
 
 _SPECIAL = re.compile(r"&lt;\|?[A-Za-z_/][\w|/-]*\|?&gt;|\[/?INST\]")

@@ -69,7 +69,7 @@ def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _standing(run: Run, state: RunState) -> dict[str, Any]:
     """The numbers above the chart; times in seconds."""
-    going = state.status not in ENDED
+    going = state.status not in (*ENDED, "queued")
     until = time.time() if going else state.updated
     standing: dict[str, Any] = {
         "name": run.id,
@@ -94,6 +94,8 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
 
 
 def _words(state: RunState) -> str:
+    if state.status == "queued":
+        return "waits for its turn"
     if state.status in ENDED or state.status == "stopping":
         extra = f" at step {state.step}" if state.status == "stopped" else ""
         return {"stopping": "stopping: finishing the step and saving"}.get(

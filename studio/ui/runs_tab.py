@@ -1,5 +1,6 @@
 """The Runs tab: the live view, starting a run, and what can be done with the one looked at."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,12 @@ import gradio as gr
 import plotly
 
 from studio import jobs
-from studio.data import check_rows, locate
 from studio.errors import Problem, SpecError, StudioError
 from studio.plan.model import summarize
-from studio.runs import ENDED
+from studio.runs import ENDED, Run
 from studio.settings import Settings
 from studio.spec import RunSpec
-from studio.ui import data_tab, header, html, live, marks
+from studio.ui import header, html, live, marks, rows
 from studio.ui.context import QUIET, Context, Updates, Values, model_folder
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -30,11 +30,20 @@ class RunsTab:
                 "Stop and keep", variant="stop", elem_id="stop-run", visible=False
             )
             self.kill = gr.Button("Stop now, save nothing", elem_id="kill-run", visible=False)
+            self.first = gr.Button("Next in the queue", elem_id="queue-first", visible=False)
+            self.leave = gr.Button("Take out of the queue", elem_id="queue-leave", visible=False)
             self.again = gr.Button("Start training", elem_id="start-runs")
             self.talk = gr.Button("Talk to it", variant="primary", elem_id="talk", visible=False)
         self.message = gr.HTML(elem_id="runs-message")
         self.view = live.view(context.store, PLOTLY)
-        self._buttons: list[Any] = [self.stop, self.kill, self.again, self.talk]
+        self._buttons: list[Any] = [
+            self.stop,
+            self.kill,
+            self.first,
+            self.leave,
+            self.again,
+            self.talk,
+        ]
 
     def wire(
         self, context: Context, bar: gr.HTML, summary: gr.HTML, starters: list[gr.Button]
@@ -48,8 +57,8 @@ class RunsTab:
 
         def news(values: Values) -> Updates:
             tree = context.form.tree(values)
-            rows = data_tab.rows(context.settings, tree)
-            chosen = header.chosen(context.store, tree, values[context.recipe], rows)
+            known = rows.total(context.settings, tree)
+            chosen = header.chosen(context.store, tree, values[context.recipe], known)
             return {context.chosen: chosen, **self._updates(context, values[context.run])}
 
         def end(run_id: str, now: bool) -> Updates:
@@ -71,34 +80,60 @@ class RunsTab:
         ended = [self.message, *self._buttons]
         self.stop.click(lambda run_id: end(run_id, False), run, ended, **QUIET)
         self.kill.click(lambda run_id: end(run_id, True), run, ended, **QUIET)
+        self._wire_queue(context, ended)
+
+    def _wire_queue(self, context: Context, outputs: list[Any]) -> None:
+        """The run that is looked at, where it waits: first in the queue, or out of it."""
+
+        def change(run_id: str, work: Callable[[Run], None]) -> Updates:
+            message = ""
+            try:
+                work(context.store.get(run_id or context.newest()))
+            except StudioError as error:
+                message = html.problem(error)
+            return {self.message: message, **self._updates(context, run_id)}
+
+        def first(run_id: str) -> Updates:
+            return change(run_id, lambda run: jobs.move(context.store, run, 1))
+
+        def leave(run_id: str) -> Updates:
+            return change(run_id, lambda run: jobs.remove(context.store, run))
+
+        self.first.click(first, context.run, outputs, **QUIET)
+        self.leave.click(leave, context.run, outputs, **QUIET)
 
     def _wire_start(self, context: Context, summary: gr.HTML, starters: list[gr.Button]) -> None:
         form = context.form
 
-        def start(values: Values) -> Updates:
+        def start(values: Values, *, wait: bool = False) -> Updates:
             tree, recipe = form.tree(values), values[context.recipe]
             try:
                 wanted = form.spec(values)
                 judge(context.settings, wanted)
-                run = jobs.start(context.store, context.settings, wanted, recipe)
+                begin = jobs.enqueue if wait and context.store.active() else jobs.start
+                run = begin(context.store, context.settings, wanted, recipe)
             except SpecError as error:
                 found = form.marks(tree, context.base(recipe))
                 for problem in error.problems:
                     words = f"{problem.message} {problem.hint}".strip()
                     found.setdefault(problem.field, {})["problem"] = words
                 card = html.card("Before it can start", html.problems(error.problems))
-                tabs = gr.Tabs(selected="Tune")
+                about_data = all(p.field.startswith("data.") for p in error.problems)
+                tabs = gr.Tabs(selected="Data" if about_data else "Tune")
                 return {context.tabs: tabs, context.marks: marks.dump(found), summary: card}
             except StudioError as error:
                 return {context.tabs: gr.Tabs(selected="Runs"), self.message: html.problem(error)}
-            rows = data_tab.rows(context.settings, tree)
-            chosen = header.chosen(context.store, tree, recipe, rows)
+            known = rows.total(context.settings, tree)
+            chosen = header.chosen(context.store, tree, recipe, known)
             return {**self._opened(context, run.id), context.chosen: chosen}
 
         outputs = [context.tabs, context.run, self.view, self.message, *self._buttons]
         outputs += [summary, context.marks, context.chosen]
-        for button in (*starters, self.again):
-            button.click(start, context.fields | {context.recipe}, outputs, **QUIET)
+        inputs = context.fields | {context.recipe}
+        for button in starters:
+            button.click(start, inputs, outputs, **QUIET)
+        # Only here, where one sees what trains: pressed twice elsewhere, Start means one run.
+        self.again.click(lambda values: start(values, wait=True), inputs, outputs, **QUIET)
 
     def _opened(self, context: Context, run_id: str) -> Updates:
         """The tab with this run in view."""
@@ -115,14 +150,25 @@ class RunsTab:
         wanted = run_id or context.newest()
         run = next((r for r in context.store.list() if r.id == wanted), None)
         state = context.store.state(run) if run else None
-        going = state is not None and state.status not in ENDED
+        waits = state is not None and state.status == "queued"
+        going = state is not None and not waits and state.status not in ENDED
         asked = run is not None and run.stop.exists()
         active = context.store.active() is not None
-        tuned = run is not None and not going and (run.adapter / "adapter_config.json").is_file()
+        tuned = (
+            run is not None
+            and not going
+            and not waits
+            and (run.adapter / "adapter_config.json").is_file()
+        )
         return {
             self.stop: gr.Button(visible=going, interactive=not asked),
             self.kill: gr.Button(visible=going and asked),
-            self.again: gr.Button(visible=not active, variant="secondary" if tuned else "primary"),
+            self.first: gr.Button(visible=waits),
+            self.leave: gr.Button(visible=waits),
+            self.again: gr.Button(
+                "Add these settings to the queue" if active else "Start training",
+                variant="secondary" if tuned or active else "primary",
+            ),
             self.talk: gr.Button(visible=tuned),
         }
 
@@ -134,12 +180,7 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
     """
     problems = []
     try:
-        path = locate(wanted.data.path, settings)
-        if path is not None:
-            if data_tab.count(settings, wanted) < 2:
-                few = f"{wanted.data.path} has fewer than two rows."
-                raise StudioError(few, "Choose another file.")
-            check_rows(wanted.data, settings)
+        rows.judge(settings, wanted)
     except StudioError as error:
         problems.append(Problem("data.path", error.message, error.hint))
     try:

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import StudioError
-from studio.jobs import writing
+from studio.jobs import ensure, writing
 from studio.settings import Settings
 from studio.ui.runs_tab import PLOTLY
 from studio.ui.theme import css, theme
@@ -104,6 +104,8 @@ def serve(demo: gr.Blocks, settings: Settings) -> None:
     _check_port(settings)
     with writing(settings.runs):
         pass
+    # What waited when the machine went down goes on now.
+    ensure(settings)
     demo.launch(**options(settings), prevent_thread_lock=True)
     shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     print(

@@ -6,7 +6,6 @@ from html import escape
 import gradio as gr
 
 from studio import spec as specs
-from studio.data import split
 from studio.errors import SpecError, StudioError
 from studio.plan.estimate import Plan, duration, plan
 from studio.plan.machine import gb, machine
@@ -14,7 +13,7 @@ from studio.plan.model import summarize
 from studio.runs import RunStore, files
 from studio.settings import Settings
 from studio.spec import RunSpec, show
-from studio.ui import data_tab, html
+from studio.ui import html, rows
 from studio.ui.context import MAIN, QUIET, Context, Updates, Values, model_folder, recipes
 from studio.ui.form import Tree
 
@@ -53,7 +52,7 @@ class TuneTab:
                 with gr.Row():
                     context.form.make("train.per_device_train_batch_size")
                     context.form.make("train.max_length")
-                context.form.advanced("adapter", "train", "eval")
+                context.form.advanced("adapter", "train", "dpo", "kto", "eval")
                 with gr.Accordion("Save as a recipe", open=False, elem_id="save-recipe"):
                     self.name = gr.Textbox(
                         label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name"
@@ -71,7 +70,7 @@ class TuneTab:
                 found = recipes(settings).get(name)
                 if found is None:
                     raise StudioError(f"There is no recipe {name}.", "Choose one of the list.")
-                tree = specs.load(found.path).model_dump()
+                tree = specs.tree(specs.load(found.path))
             except StudioError as error:
                 return {self.summary: html.card(f"The recipe {name}", html.problem(error))}
             return {**form.fill(tree), in_hand: name}
@@ -118,14 +117,14 @@ def save(settings: Settings, name: str, spec: RunSpec, in_hand: str) -> str:
 
 def made(settings: Settings, store: RunStore, spec: RunSpec) -> Plan | None:
     """The plan, or None where the data's rows are not on this disk. Raises StudioError."""
-    total = data_tab.count(settings, spec)
-    if not total:
+    counts = rows.counts(settings, spec)
+    if counts is None:
         return None
     model_folder(settings, spec)
     summary = summarize(spec.model.name_or_path, settings, spec.model.revision)
-    characters = data_tab.mean_characters(settings, spec, _SAMPLE)
-    train, held = split(total, spec.data.test_size, spec.train.seed)
-    return plan(spec, summary, machine(), len(train), len(held), characters, _learned(store, spec))
+    characters = rows.mean_characters(settings, spec, _SAMPLE)
+    here, learned = machine(), _learned(store, spec)
+    return plan(spec, summary, here, counts.train, counts.validation, characters, learned)
 
 
 def _learned(store: RunStore, spec: RunSpec) -> float | None:
@@ -167,7 +166,7 @@ def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
 def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     found = made(settings, store, spec)
     if found is None:
-        return "<p>The data's rows are fetched at the start; then the steps are counted.</p>"
+        return "<p>The rows are read when the run starts; then its steps are counted.</p>"
     here = machine()
     learned = _learned(store, spec)
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps

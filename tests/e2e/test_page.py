@@ -1,6 +1,5 @@
 """The page's smaller promises: wrong fields, data, recipes, reloads, narrow screens."""
 
-import json
 import re
 
 import pytest
@@ -79,21 +78,6 @@ def test_a_row_is_shown_as_the_trainer_gets_it(watched: Watched) -> None:
     expect(seen.locator(".exact")).not_to_have_text(str(first))
     watched.shot("data")
     assert watched.errors == []
-
-
-def test_a_broken_upload_is_named_with_its_line(watched: Watched) -> None:
-    page = watched.page
-    watched.open()
-    watched.tab("Data")
-    good = json.dumps({"prompt": "a<script>alert(1)</script>", "completion": "b"})
-    text = f"{good}\n{{broken\n".encode()
-    page.locator("#data-upload").wait_for()
-    page.locator("input[data-testid$=upload-button]").set_input_files(
-        {"name": "rows.jsonl", "mimeType": "application/json", "buffer": text}
-    )
-    expect(page.locator("#data-about")).to_contain_text("line 2", timeout=20_000)
-    expect(page.locator("#data-about")).to_contain_text("Mend or remove that line")
-    assert not any("alert" in error for error in watched.errors)
 
 
 def test_a_recipe_is_saved_and_loaded_again(watched: Watched) -> None:

@@ -26,7 +26,7 @@ def tree(tiny_model: Path, rows_file: Path) -> Tree:
     """A spec that trains the tiny model for four steps."""
     return {
         "model": {"name_or_path": str(tiny_model)},
-        "data": {"path": str(rows_file), "test_size": 0.2},
+        "data": {"path": str(rows_file), "validation": "20%"},
         "adapter": {"r": 4, "lora_alpha": 8},
         "train": {
             "max_steps": 4,

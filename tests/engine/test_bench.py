@@ -94,10 +94,15 @@ def test_a_preview_is_what_training_gets(
     assert (reply["total"], reply["layout"]["name"], reply["context"]) == (20, "messages", 256)
     assert [row["index"] for row in reply["rows"]] == [4, 5]
     row = reply["rows"][0]
-    assert row["text"] == tiny_tokenizer.apply_chat_template(row["messages"], tokenize=False)
-    assert len(row["tokens"]) == len(row["input_ids"]) == len(row["trained"])
-    assert "".join(row["tokens"]) == row["text"]
-    assert any(row["trained"]) and not all(row["trained"])
+    (tokens,) = row["sequences"]
+    assert tokens["text"] == tiny_tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    assert len(tokens["tokens"]) == len(tokens["input_ids"]) == len(tokens["trained"])
+    assert "".join(tokens["tokens"]) == tokens["text"]
+    assert any(tokens["trained"]) and not all(tokens["trained"])
+    batch = ask(bench, op="batch", spec=tree, number=0)[-1]
+    assert len(batch["sha256"]) == 64 and batch["batches"] == 4 and len(batch["rows"]) == 4
+    assert ask(bench, op="lengths", spec=tree, sample=9)[-1]["sampled"] == 9
+    assert ask(bench, op="find", spec=tree, text="name? 7", start=0)[-1]["index"] == 7
     assert ask(bench, op="preview", spec=tree, start=400, rows=2)[-1]["rows"] == []
 
 

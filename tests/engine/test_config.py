@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from trl import SFTConfig
+from trl import DPOConfig, KTOConfig, SFTConfig
 
-from studio.engine.config import lora_config, sft_config
+from studio.engine.config import lora_config, trainer_config
 from studio.engine.load import Hardware, hardware, quantization_config
 from studio.errors import StudioError
 from studio.runs import Run
@@ -50,12 +50,22 @@ CHANGED: dict[str, dict[str, Any]] = {
         "use_dora": True,
     },
 }
-TRAINER = [(s, n) for s in ("train", "eval") for n in SECTIONS[s].model_fields]
+CHANGED |= {
+    "dpo": {"beta": 0.3, "loss_type": "ipo", "label_smoothing": 0.2},
+    "kto": {
+        "beta": 0.4,
+        "loss_type": "apo_zero_unpaired",
+        "desirable_weight": 2.0,
+        "undesirable_weight": 3.0,
+    },
+}
+TRAINER = [(s, n) for s in ("train", "eval") for n in SECTIONS[s].model_fields if n != "trainer"]
+OTHERS = [(s, n) for s in ("dpo", "kto") for n in SECTIONS[s].model_fields]
 ADAPTER = list(SECTIONS["adapter"].model_fields)
 
 
 def sft(spec: RunSpec, where: Hardware = CPU, *, evaluate: bool = True) -> SFTConfig:
-    return sft_config(spec, Run(Path("run")), where, evaluate=evaluate)
+    return trainer_config(spec, Run(Path("run")), where, evaluate=evaluate)
 
 
 @pytest.mark.parametrize(("section", "name"), TRAINER)
@@ -67,11 +77,39 @@ def test_every_training_setting_arrives(section: str, name: str) -> None:
     assert getattr(after, name) == value != getattr(before, name)
 
 
+@pytest.mark.parametrize(("section", "name"), OTHERS)
+def test_every_setting_of_another_trainer_arrives(section: str, name: str) -> None:
+    value = CHANGED[section][name]
+    train = {"trainer": section}
+    after = getattr(sft(parse({"train": train, section: {name: value}})), name)
+    # trl takes several losses at once and keeps them as a list.
+    assert (after[0] if isinstance(after, list) else after) == value
+    assert value != getattr(getattr(DEFAULTS, section), name)
+
+
+@pytest.mark.parametrize(("trainer", "kind"), [("dpo", DPOConfig), ("kto", KTOConfig)])
+@pytest.mark.parametrize(("section", "name"), TRAINER)
+def test_the_other_trainers_get_the_same_settings(
+    section: str, name: str, trainer: str, kind: type
+) -> None:
+    if name == "packing":
+        pytest.skip("only sft packs, and the spec says so")
+    value = CHANGED[section][name]
+    tree = {"train": {"trainer": trainer}}
+    tree.setdefault(section, {})[name] = value
+    config = sft(parse(tree))
+    assert isinstance(config, kind)
+    if trainer == "kto" and name == "train_sampling_strategy":
+        # Its rows are shuffled, or not, before they are paired.
+        value = "sequential"
+    assert getattr(config, name) == value
+
+
 @pytest.mark.parametrize("name", ADAPTER)
 def test_every_adapter_setting_arrives(name: str) -> None:
     assert name in {field.name for field in dataclasses.fields(LoraConfig)}
     value = CHANGED["adapter"][name]
-    after = getattr(lora_config(parse({"adapter": {name: value}})), name)
+    after = getattr(lora_config(parse({"adapter": {name: value}}), {}), name)
     # peft keeps module names as a set.
     assert (sorted(after) if isinstance(after, set) else after) == value
     assert value != getattr(DEFAULTS.adapter, name)

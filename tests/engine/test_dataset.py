@@ -1,106 +1,165 @@
-"""From rows to the trainer's data sets, and on into its batches."""
+"""From rows to the trainer's data sets: split, counted, refused, and found again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studio.data import Layout, split
-from studio.engine.dataset import prepare
-from studio.engine.load import hardware, load_model
-from studio.engine.prepare import encode, encode_row
+from studio.data import open_data
+from studio.engine.dataset import Prepared, prepare
+from studio.engine.encode import Encoder
 from studio.engine.preview import Preview
-from studio.engine.train import build
 from studio.errors import StudioError
-from studio.runs import Run
 from studio.settings import Settings
 from studio.spec import RunSpec
 from tests.engine.helpers import Recorder
 
 SpecWith = Callable[..., RunSpec]
-MESSAGES = Layout("messages", "")
+Rows = list[dict[str, Any]]
 
 
-def test_rows_are_split_as_the_seed_says(
-    rows: list[dict[str, Any]], tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder
-) -> None:
-    spec = spec_with()
-    prepared = prepare(rows, tiny_tokenizer, spec, recorder)
-    train, held_back = split(len(rows), spec.data.test_size, spec.train.seed)
-    assert prepared.held_back is not None
-    for indices, dataset in ((train, prepared.train), (held_back, prepared.held_back)):
-        for index, row in zip(indices, dataset, strict=True):
-            _, encoded = encode_row(rows[index], MESSAGES, tiny_tokenizer, "assistant", 128)
-            assert row == {"input_ids": encoded.input_ids, "labels": encoded.labels}
+@pytest.fixture
+def prepared(
+    settings: Settings, tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder, tmp_path: Path
+) -> Callable[..., Prepared]:
+    """The rows, prepared under a spec with some fields changed."""
+
+    def make(rows: Rows, **sections: dict[str, Any]) -> Prepared:
+        path = tmp_path / "given.jsonl"
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+        data = {"path": str(path), **sections.pop("data", {})}
+        spec = spec_with(data=data, **sections)
+        opened = open_data(spec.data, settings)
+        return prepare(opened, tiny_tokenizer, spec, settings, recorder)
+
+    return make
+
+
+def test_rows_are_split_and_each_is_what_the_encoder_makes_of_it(
+    rows: Rows, prepared: Callable[..., Prepared], tiny_tokenizer: Any, rows_file: Path,
+    settings: Settings, spec_with: SpecWith, recorder: Recorder,
+) -> None:  # fmt: skip
+    made = prepared(rows, data={"test": "3"})
+    assert made.validation is not None and made.test is not None
+    assert (len(made.train), len(made.validation), len(made.test)) == (13, 4, 3)
+    data = open_data(spec_with().data, settings)
+    encoder = Encoder(tiny_tokenizer, "assistant", 128)
+    seen = []
+    for part in (made.train, made.validation, made.test):
+        for row in part:
+            (tokens,) = encoder.one(data.example(data.row(row["position"]))).sequences
+            assert row["input_ids"] == tokens.input_ids.tolist()
+            assert row["labels"] == tokens.labels.tolist() and row["length"] == tokens.length
+            seen.append(row["position"])
+    assert sorted(seen) == list(range(20))
     assert recorder.stages[-1] == "tokenizing 20 of 20"
-    assert (prepared.cut, prepared.dropped, prepared.notes) == (0, 0, ())
+    assert (made.counts, made.notes) == ({}, ())
 
 
 def test_nothing_is_held_back_where_nothing_is_asked_for(
-    rows: list[dict[str, Any]], tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder
+    rows: Rows, prepared: Callable[..., Prepared]
 ) -> None:
-    prepared = prepare(rows, tiny_tokenizer, spec_with(data={"test_size": 0.0}), recorder)
-    assert prepared.held_back is None
-    assert len(prepared.train) == 20
+    made = prepared(rows, data={"validation": "0"})
+    assert made.validation is None and made.test is None and len(made.train) == 20
 
 
-def test_rows_without_anything_to_learn_are_counted_not_lost_in_silence(
-    rows: list[dict[str, Any]], tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder
+LONG = {"messages": [{"role": "user", "content": "x" * 500}, {"role": "assistant", "content": "y"}]}
+EMPTY = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}
+NONE = {"messages": [{"role": "user"}]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault", "words"),
+    [
+        (LONG, "nothing_trained", "1 of 21 rows have nothing left to learn"),
+        (EMPTY, "empty_answer", "1 of 21 rows have an empty answer"),
+        (NONE, "unreadable", "1 of 21 rows are no rows of this layout"),
+    ],
+)
+def test_a_row_that_would_ruin_the_run_stops_it_until_it_is_dropped_or_accepted(
+    rows: Rows, prepared: Callable[..., Prepared], bad: dict[str, Any], fault: str, words: str
 ) -> None:
-    long = {"messages": [{"role": "user", "content": "x" * 500}, rows[0]["messages"][1]]}
-    prepared = prepare([*rows, long], tiny_tokenizer, spec_with(), recorder)
-    assert len(prepared.train) + len(prepared.held_back or ()) == 20
-    assert (prepared.cut, prepared.dropped) == (1, 1)
-    assert "1 of 21 rows are longer than 128 tokens" in prepared.notes[0]
-    assert "1 of 21 rows have nothing to learn" in prepared.notes[1]
+    given = [*rows[:3], bad, *rows[3:]]
+    with pytest.raises(StudioError, match=words) as caught:
+        prepared(given)
+    assert "given.jsonl, line 4" in caught.value.message
+    assert f"what: {fault}" in caught.value.hint and f"[{fault}]" in caught.value.hint
+    for way in ({"steps": [{"do": "drop", "what": fault}]}, {"accepted": [fault]}):
+        made = prepared(given, data=way)
+        assert len(made.train) + len(made.validation or ()) == 20
+    assert "1 of 21 rows" in " ".join(made.notes) and made.counts[fault] == 1
+
+
+def test_all_that_would_ruin_a_run_is_told_at_once(
+    rows: Rows, prepared: Callable[..., Prepared]
+) -> None:
+    with pytest.raises(StudioError) as caught:
+        prepared([*rows, EMPTY, NONE, EMPTY])
+    assert "2 of 23 rows have an empty answer; the first is given.jsonl, line 21" in str(caught.value)
+    assert "1 of 23 rows are no rows of this layout" in caught.value.message
+    for name in ("empty_answer", "unreadable"):
+        assert f"{{do: drop, what: {name}}}" in caught.value.hint
+    assert "data.accepted: [empty_answer, unreadable]" in caught.value.hint
+    # One of the two is not enough.
+    with pytest.raises(StudioError, match="no rows of this layout"):
+        prepared([*rows, EMPTY, NONE], data={"accepted": ["empty_answer"]})
+
+
+def test_a_template_that_would_ruin_a_run_stops_it_before_any_row(
+    rows: Rows, prepared: Callable[..., Prepared], recorder: Recorder
+) -> None:
+    endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    data = {"chat_template": "custom", "chat_template_jinja": endless}
+    with pytest.raises(StudioError, match="would not know when to end") as caught:
+        prepared(rows, data=data)
+    assert "data.chat_template to chatml" in caught.value.hint
+    assert "data.accepted: [end_of_turn]" in caught.value.hint
+    assert recorder.stages == []
+
+
+def test_cut_rows_are_counted_and_stop_the_run_where_they_are_many(
+    rows: Rows, prepared: Callable[..., Prepared]
+) -> None:
+    with pytest.raises(StudioError, match="rows are longer than 32 tokens"):
+        prepared(rows, train={"max_length": 32})
+    made = prepared(rows, train={"max_length": 32}, data={"accepted": ["cut", "nothing_trained"]})
+    assert made.counts["cut"] > 9 and "were cut" in " ".join(made.notes)
 
 
 def test_rows_that_are_all_cut_before_their_answer_are_refused(
-    rows: list[dict[str, Any]], tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder
+    rows: Rows, prepared: Callable[..., Prepared]
 ) -> None:
+    data = {"accepted": ["cut", "nothing_trained"]}
     with pytest.raises(StudioError, match="first 8 tokens") as caught:
-        prepare(rows, tiny_tokenizer, spec_with(train={"max_length": 8}), recorder)
+        prepared(rows, train={"max_length": 8}, data=data)
     assert "max_length" in caught.value.hint
 
 
-def test_a_bad_row_is_named_by_its_number(
-    rows: list[dict[str, Any]], tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder
+def test_what_was_prepared_is_found_again_until_something_changes(
+    rows: Rows, prepared: Callable[..., Prepared], recorder: Recorder
 ) -> None:
-    bad = [*rows[:3], {"messages": [{"role": "user"}]}, *rows[3:]]
-    with pytest.raises(StudioError, match=r"^Row 4 of the data: .*content"):
-        prepare(bad, tiny_tokenizer, spec_with(), recorder)
+    first = prepared(rows)
+    recorder.stages.clear()
+    again = prepared(rows)
+    assert recorder.stages == [] and again.train[:] == first.train[:]
+    for change in ({"max_length": 100}, {"seed": 7}):
+        prepared(rows, train=change)
+        assert any("tokenizing" in stage for stage in recorder.stages)
+        recorder.stages.clear()
+    prepared(rows[:-1])
+    assert any("tokenizing" in stage for stage in recorder.stages)
 
 
-def test_what_the_preview_shows_is_what_reaches_the_model(
-    rows: list[dict[str, Any]],
-    tiny_model: Path,
-    tiny_tokenizer: Any,
-    spec_with: SpecWith,
-    settings: Settings,
-    recorder: Recorder,
-    tmp_path: Path,
+def test_rows_of_another_kind_than_the_trainer_takes_are_refused(
+    rows: Rows, prepared: Callable[..., Prepared]
 ) -> None:
-    spec = spec_with(data={"test_size": 0.0}, train={"max_length": 50})
-    shown = Preview(settings).show(spec, 0, len(rows), recorder)["rows"]
-    where = hardware(spec.model)
-    model = load_model(spec.model, tiny_model, where, recorder)
-    prepared = prepare(rows, tiny_tokenizer, spec, recorder)
-    trainer = build(Run(tmp_path), spec, where, model, tiny_tokenizer, prepared)
-    seen = []
-    for batch in trainer.get_train_dataloader():
-        for ids, labels, mask in zip(
-            batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
-        ):
-            kept = mask.bool()
-            assert (labels[~kept] == -100).all()
-            seen.append(
-                (ids[kept].tolist(), (labels[kept] != -100).tolist(), labels[kept].tolist())
-            )
-    assert sorted(row[:2] for row in seen) == sorted((r["input_ids"], r["trained"]) for r in shown)
-    encoded = [encode(tiny_tokenizer, r["messages"], "assistant", 50) for r in rows]
-    assert sorted(labels for *_, labels in seen) == sorted(row.labels for row in encoded)
-    assert any(row.cut for row in encoded)
+    with pytest.raises(StudioError, match="the trainer dpo needs") as caught:
+        prepared(rows, train={"trainer": "dpo"})
+    assert "train.trainer to sft" in caught.value.hint
 
 
 def test_a_row_that_fails_shows_its_problem_and_the_others_show(
@@ -110,10 +169,32 @@ def test_a_row_that_fails_shows_its_problem_and_the_others_show(
     good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
     data.write_text(good + '\n{"messages": []}\n', encoding="utf-8")
     preview = Preview(settings)
-    shown = preview.show(spec_with(data={"path": str(data)}), 0, 5, recorder)
+    spec = spec_with(data={"path": str(data), "validation": "0"})
+    shown = preview.show(spec, 0, 5, recorder)
     assert [bool(row["problem"]) for row in shown["rows"]] == [False, True]
-    assert shown["rows"][1]["input_ids"] == []
+    assert shown["rows"][1]["sequences"] == [] and shown["rows"][1]["fault"] == "unreadable"
     assert (shown["total"], shown["layout"]["name"], shown["context"]) == (2, "messages", 256)
+    assert shown["parts"] == {"train": 2, "validation": 0, "test": 0}
     # A change of the file shows at once.
     data.write_text(good + "\n", encoding="utf-8")
-    assert preview.show(spec_with(data={"path": str(data)}), 0, 5, recorder)["total"] == 1
+    assert preview.show(spec, 0, 5, recorder)["total"] == 1
+
+
+def test_lengths_are_measured_on_a_sample_and_rows_are_found(
+    settings: Settings, spec_with: SpecWith, recorder: Recorder
+) -> None:
+    preview = Preview(settings)
+    told = preview.lengths(spec_with(train={"max_length": 40}), 8, recorder)
+    assert (told["sampled"], told["total"], told["max_length"]) == (8, 20, 40)
+    assert sum(count for _, _, count in told["bins"]) == 8 and 0 < told["cut"] <= 8
+    assert preview.find(spec_with(), "NAME? 13", 0, True, recorder) == {"index": 13}
+    assert preview.find(spec_with(), "NAME? 13", 14, True, recorder) == {"index": None}
+    assert preview.find(spec_with(), "name? 1", 12, False, recorder) == {"index": 12}
+
+
+def test_a_batch_that_is_not_there_is_refused(
+    settings: Settings, spec_with: SpecWith, recorder: Recorder
+) -> None:
+    for number in (-1, 4):
+        with pytest.raises(StudioError, match="no batch"):
+            Preview(settings).batch(spec_with(), number, recorder)

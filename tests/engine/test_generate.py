@@ -214,7 +214,7 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_arrives(name: str, tiny_tokenizer: Any) -> None:
-    speaker = Speaker(None, tiny_tokenizer, [2])
+    speaker = Speaker(None, tiny_tokenizer, str, [2])
     assert name in GenerationConfig().to_dict()
     section = GenerateSection(**{"do_sample": True, "num_beams": 2, name: FIELDS[name]})
     assert getattr(generation_config(section, speaker), name) == FIELDS[name]
@@ -226,7 +226,7 @@ def test_no_setting_is_forgotten() -> None:
 
 
 def test_greedy_says_nothing_of_sampling(tiny_tokenizer: Any) -> None:
-    config = generation_config(GenerateSection(), Speaker(None, tiny_tokenizer, [2]))
+    config = generation_config(GenerateSection(), Speaker(None, tiny_tokenizer, str, [2]))
     assert config.do_sample is False
     assert (config.temperature, config.top_p, config.top_k) == (None, None, None)
 

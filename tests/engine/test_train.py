@@ -163,7 +163,7 @@ def break_row(run: Run, settings: Settings) -> dict[str, Any]:
     path = Path(run.spec().data.path)
     whole = path.read_text()
     path.write_text(whole + '{"messages": [{"role": "wizard", "content": "?"}]}\n')
-    return {"undo": lambda: path.write_text(whole), "says": "Row 21"}
+    return {"undo": lambda: path.write_text(whole), "says": "line 21"}
 
 
 def break_adapter(run: Run, settings: Settings) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def break_checkpoint(run: Run, settings: Settings) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("breakage", "stage"),
     [
-        (break_row, "tokenizing 20 of 21"),
+        (break_row, "tokenizing 21 of 21"),
         (break_model, "loading the model"),
         (break_checkpoint, "adding the adapter"),
         (break_adapter, "saving the adapter"),
@@ -247,7 +247,7 @@ def test_only_one_run_trains_at_a_time(
 def test_the_last_step_is_on_the_chart_whatever_logging_steps_says(
     new_run: NewRun, train_here: TrainHere
 ) -> None:
-    run = new_run(train={"max_steps": 3, "logging_steps": 2}, data={"test_size": 0.0})
+    run = new_run(train={"max_steps": 3, "logging_steps": 2}, data={"validation": "0"})
     assert train_here(run) == 0
     assert [log["step"] for log in of_kind(run, "log")] == [2, 3]
     assert of_kind(run, "eval") == []

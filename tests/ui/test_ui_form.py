@@ -7,8 +7,8 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from studio.errors import SpecError
-from studio.spec import DEFAULTS, Meta, RunSpec, diff, fields, parse, show
-from studio.ui.form import Form, Tree, field_id
+from studio.spec import DEFAULTS, Meta, RunSpec, diff, fields, parse, show, tree
+from studio.ui.form import LISTS, Form, Tree, field_id
 
 FIELDS = [
     pytest.param(f"{section}.{name}", info, meta, id=f"{section}.{name}")
@@ -22,13 +22,32 @@ OTHERS: dict[str, list[Any]] = {
     "data.name": ["default"],
     "data.split": ["train[:10%]"],
     "data.revision": ["v1"],
-    "data.max_rows": [2, 1_000_000],
-    "data.system_prompt": ["Zeile 1\nZeile 2: \"x\" # y"],
+    "data.encoding": ["utf-16", "windows-1252"],
+    "data.also": [[{"path": "b.csv", "weight": 2.0}, {"path": "o/n", "split": "train[:10%]"}]],
+    "data.columns": [{"prompt": "frage"}, {"prompt": "a", "completion": "b c"}],
+    "data.prompt_template": ["[INST] {{ a }}\n{{ \"b\" }} # y", " a \n"],
+    "data.completion_template": ["{{ b }}"],
+    "data.chat_template_jinja": ["{{ messages[0] }}\n"],
+    "data.steps": [[{"do": "shuffle", "seed": 1}, {"do": "filter", "column": "a, b = \"c\""}]],
+    "data.validation": ["200", "[80%:90%]", "held.jsonl"],
+    "data.test": ["5%"],
+    "data.accepted": [["cut"], ["cut", "leaked"]],
     "adapter.target_modules": [["q_proj"], ["q_proj", "my_own"]],
     "train.learning_rate": [1e-7, 2.5e-5, 1.23456789e-4, 1e-3, 0.01, 0.3, 1.0],
     "train.neftune_noise_alpha": [5.0, 0.5],
     "generate.system_prompt": ["You are kind."],
 }  # fmt: skip
+# What a field can't be changed without.
+WITH: dict[str, dict[str, Any]] = {
+    "data.completion_template": {"prompt_template": "x"},
+    "data.chat_template_jinja": {"chat_template": "custom"},
+}
+
+
+def spec_with(key: str, value: Any, default: Any) -> RunSpec:
+    """The defaults but for this field, and what it can't be changed without."""
+    section, name = key.split(".")
+    return parse({section: {name: value, **(WITH.get(key, {}) if value != default else {})}})
 
 
 def values_of(key: str, info: FieldInfo) -> list[Any]:
@@ -44,7 +63,7 @@ def values_of(key: str, info: FieldInfo) -> list[Any]:
     accepted = [info.default]
     for value in others:
         try:
-            spec = parse({section: {name: value}})
+            spec = spec_with(key, value, info.default)
         except SpecError:
             continue
         accepted.append(getattr(getattr(spec, section), name))
@@ -60,22 +79,21 @@ def form() -> Form:
         for _section, name, _info, meta in fields():
             if meta.basic:
                 made.make(f"{_section}.{name}")
-        made.advanced("model", "data", "adapter", "train", "eval", "generate")
+        made.advanced("model", "data", "adapter", "train", "dpo", "kto", "eval", "generate")
     return made
 
 
 def tree_of(spec: RunSpec) -> Tree:
-    return spec.model_dump()
+    return tree(spec)
 
 
 @pytest.mark.parametrize(("key", "info", "meta"), FIELDS)
 def test_a_value_comes_back_from_its_box_unchanged(
     form: Form, key: str, info: FieldInfo, meta: Meta
 ) -> None:
-    section, name = key.split(".")
     component = form.components[key]
     for value in values_of(key, info):
-        wanted = parse({section: {name: value}})
+        wanted = spec_with(key, value, info.default)
         boxes = form.fill(diff(wanted))
         shown = component.postprocess(boxes[component])
         sent = shown.root if hasattr(shown, "root") else shown
@@ -86,7 +104,9 @@ def test_a_value_comes_back_from_its_box_unchanged(
 def test_a_field_is_shown_with_its_words(form: Form, key: str, info: FieldInfo, meta: Meta) -> None:
     component = form.components[key]
     assert component.label == meta.label and component.info == info.description
-    assert component.elem_id == field_id(key) and "field" in component.elem_classes
+    listed = meta.widget in LISTS
+    assert component.elem_id == ("v" + field_id(key)[1:] if listed else field_id(key))
+    assert "field" in component.elem_classes and (component.visible == "hidden") == listed
     assert component.interactive
 
 
@@ -114,8 +134,7 @@ def test_a_draft_with_wrong_and_unknown_values_is_shown_as_it_was_left(form: For
 def test_an_emptied_box_means_none_where_there_is_a_none(form: Form) -> None:
     for key in (
         "model.revision",
-        "data.max_rows",
-        "data.system_prompt",
+        "data.prompt_template",
         "train.neftune_noise_alpha",
     ):
         section, name = key.split(".")
@@ -128,7 +147,12 @@ def test_an_emptied_box_means_none_where_there_is_a_none(form: Form) -> None:
 def test_nothing_is_marked_where_nothing_differs(form: Form) -> None:
     filled = form.fill(tree_of(DEFAULTS))
     assert form.marks(form.tree(filled), DEFAULTS) == {}
-    base = parse({"train": {"learning_rate": 1e-3, "packing": True}, "data": {"max_rows": 5}})
+    base = parse(
+        {
+            "train": {"learning_rate": 1e-3, "packing": True},
+            "data": {"steps": [{"do": "take", "rows": 5}]},
+        }
+    )
     assert form.marks(form.tree(form.fill(tree_of(base))), base) == {}
 
 
@@ -136,14 +160,17 @@ def test_a_changed_field_is_marked_with_the_way_back(form: Form) -> None:
     base = parse({"train": {"learning_rate": 1e-3}})
     filled = form.fill(tree_of(base))
     changes = {
-        "train.learning_rate": "2e-4", "train.packing": True, "data.max_rows": 7, "adapter.r": 8.0,
+        "train.learning_rate": "2e-4", "train.packing": True, "data.validation": "7",
+        "adapter.r": 8.0,
         "adapter.target_modules": ["q_proj"], "model.quantization": "nf4",
+        "data.steps": '[{"do": "shuffle"}]',
     }  # fmt: skip
     filled.update({form.components[key]: value for key, value in changes.items()})
     assert form.marks(form.tree(filled), base) == {
         "train.learning_rate": {"changed": "1e-3"},
         "train.packing": {"changed": "off"},
-        "data.max_rows": {"changed": ""},
+        "data.validation": {"changed": "10%"},
+        "data.steps": {"changed": ""},
         "adapter.r": {"changed": "16"},
         "adapter.target_modules": {"changed": "all-linear"},
         "model.quantization": {"changed": "none"},
@@ -167,7 +194,7 @@ def test_every_wrong_field_is_marked_at_once(form: Form) -> None:
     wrong: dict[str, Any] = {
         "train.learning_rate": "fast", "adapter.r": 0, "train.max_length": 10.5,
         "train.num_train_epochs": None, "model.name_or_path": "", "adapter.target_modules": [],
-        "train.max_steps": 0,
+        "train.max_steps": 0, "data.steps": "[{", "data.columns": "prompt = ",
     }  # fmt: skip
     filled.update({form.components[key]: value for key, value in wrong.items()})
     marks = form.marks(form.tree(filled), DEFAULTS)

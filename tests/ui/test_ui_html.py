@@ -9,19 +9,31 @@ from typing import Any
 import pytest
 
 from studio import spec
+from studio.data.findings import Finding, Report
 from studio.errors import Problem, StudioError
 from studio.runs import RunStore
 from studio.runs.events import append
 from studio.settings import Settings
 from studio.spec import DEFAULTS, RunSpec, parse
-from studio.ui import data_tab, export_tab, header, html, model_tab, tune_tab
+from studio.ui import (
+    audit_view,
+    export_tab,
+    header,
+    html,
+    model_tab,
+    row_view,
+    rows,
+    steps,
+    tune_tab,
+)
 from studio.ui.context import recipes
 from studio.ui.live import tick
 from tests.ui.conftest import write
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"' onmouseover=\"alert(3)\"&amp;"
 ALLOWED = {
-    "a", "b", "code", "dd", "details", "div", "dl", "dt", "h2", "h3", "i", "li", "mark", "p", "pre",
+    "a", "b", "button", "code", "figcaption", "figure", "h4", "line", "ol", "rect", "svg", "title",
+    "dd", "details", "div", "dl", "dt", "h2", "h3", "i", "li", "mark", "p", "pre",
     "small", "span", "summary", "table", "td", "tr", "ul",
 }  # fmt: skip
 
@@ -128,51 +140,117 @@ def rows_file(settings: Settings, *rows: Any) -> RunSpec:
     return parse({"data": {"path": "rows.jsonl"}})
 
 
+def overview(settings: Settings, chosen: RunSpec) -> tuple[str, list[list[Any]]]:
+    """The last of what the overview comes to."""
+    *_, (words, table, _columns) = rows.overview(settings, chosen, 1)
+    return words, table
+
+
 def test_hostile_rows_are_listed_as_text(settings: Settings) -> None:
     chosen = rows_file(
         settings, {"question": HOSTILE, "answer": HOSTILE}, {"question": 1, "answer": "b"}
     )
-    words, table = data_tab.overview(settings, chosen)
+    words, table = overview(settings, chosen)
     assert "2 rows" in said(words)
     assert table[0][1].startswith("<script>"), "the table shows text, not HTML"
-    assert table[1][1].startswith("⚠ `question` is int")
+    assert table[1][1].startswith("⚠ rows.jsonl, line 2: `question` is a number")
 
 
 def test_hostile_columns_and_names_are_told_as_text(settings: Settings) -> None:
-    words, table = data_tab.overview(settings, rows_file(settings, {HOSTILE: "a"}))
+    words, table = overview(settings, rows_file(settings, {HOSTILE: "a"}, {HOSTILE: "b"}))
     assert HOSTILE in said(words) and table == []
-    for path in (f"{HOSTILE}.jsonl", "<b>owner</b>/name", "<script>"):
-        words, table = data_tab.overview(settings, parse({"data": {"path": path}}))
+    for path in (f"{HOSTILE}.jsonl", "<script>.csv"):
+        words, table = overview(settings, parse({"data": {"path": path}}))
         assert path in said(words) and table == []
 
 
 def test_a_hostile_row_is_shown_as_a_chat_before_any_model_is_asked(settings: Settings) -> None:
-    chosen = rows_file(settings, {"question": HOSTILE, "answer": HOSTILE})
-    looking = data_tab.seen(settings, chosen, 1)
+    row = {"question": HOSTILE, "answer": HOSTILE}
+    looking = rows.seen(settings, rows_file(settings, row, row), 1)
     assert said(next(looking)).count(HOSTILE) == 2
     assert isinstance(looking, Generator)
     looking.close()
     assert not (settings.home / "bench").exists()
 
 
-def test_a_rendered_row_is_shown_as_text(settings: Settings) -> None:
-    row = {
-        "tokens": [HOSTILE], "input_ids": [1], "trained": [True], "cut": [], "text": HOSTILE,
-        "messages": [{"role": "user", "content": HOSTILE}], "problem": "",
+def preview(**changes: Any) -> dict[str, Any]:
+    """A row of a preview, all of it hostile."""
+    call = {"function": {"name": HOSTILE, "arguments": {HOSTILE: HOSTILE}}}
+    turn = {"role": "assistant", "content": HOSTILE, "tool_calls": [call]}
+    sequence = {
+        "name": "", "tokens": [HOSTILE], "input_ids": [1], "trained": [True], "cut": [],
+        "text": HOSTILE,
     }  # fmt: skip
-    made = data_tab._rendered({"rows": [row], "total": 1}, 1)
-    assert said(made).count(HOSTILE) == 3
-    made = data_tab._rendered({"rows": [{**row, "problem": HOSTILE}], "total": 1}, 1)
-    assert HOSTILE in said(made)
+    return {
+        "index": 0, "where": HOSTILE, "part": "train", "raw": {HOSTILE: HOSTILE}, "kind": "chat",
+        "messages": [turn], "chosen": [turn], "rejected": [turn], "label": None,
+        "tools": [{"function": {"name": HOSTILE, "description": HOSTILE}}],
+        "sequences": [sequence], "problem": None, "hint": None, **changes,
+    }  # fmt: skip
+
+
+def test_a_rendered_row_is_shown_as_text() -> None:
+    assert said(row_view.row({"total": 1}, preview())).count(HOSTILE) >= 11
+    broken = preview(problem=HOSTILE, hint=HOSTILE, sequences=[], messages=[])
+    assert said(row_view.row({"total": 1}, broken)).count(HOSTILE) >= 6
+
+
+def test_a_better_and_a_worse_answer_are_told_apart() -> None:
+    words = said(row_view.row({"total": 1}, preview()))
+    assert "The better answer" in words and "The worse answer" in words
+    words = said(row_view.row({"total": 1}, preview(label=False, rejected=[])))
+    assert "Marked bad" in words and "worse" not in words
+
+
+def finding(**changes: Any) -> Finding:
+    example = {"position": 3, "where": HOSTILE, "shown": HOSTILE}
+    held = {"id": "cut", "severity": "stop", "count": 2, "words": HOSTILE, "example": example}
+    return Finding(**{**held, "remedy": {"do": "drop", "what": "cut"}, **changes})
+
+
+def test_a_report_is_shown_as_text_and_its_buttons_do_what_they_say() -> None:
+    lengths = {"bins": [[0, 5, 3], [5, 10, 1]], "max_length": 7, "cut": 1, "sampled": 4,
+               "total": 4, "longest": 9}  # fmt: skip
+    counts = {"rows": 4, "tokens": 20, "trained_tokens": 10}
+    set_it = finding(severity="warn", remedy={"field": "train.max_length", "value": HOSTILE})
+    report = Report(counts, (set_it, finding()), lengths)
+    made = audit_view.report(report, [])
+    reader = read(made)
+    assert "".join(reader.words).count(HOSTILE) >= 5 and "1 finding would ruin" in said(made)
+    sent = [json.loads(a["data-act"]) for tag, a in reader.elements if tag == "button"]
+    assert [act["do"] for act in sent] == ["row", "add", "accept", "row", "set"]
+    assert "Nothing here would ruin" in said(audit_view.report(report, ["cut"]))
+    assert "7" in said(audit_view.lengths(lengths)) and "cut" in said(audit_view.lengths(lengths))
+    assert audit_view.notes([]) == "" and HOSTILE in said(audit_view.notes([vars(finding())]))
+
+
+def test_a_batch_is_drawn_row_by_row() -> None:
+    reply = {
+        "number": 0, "batches": 9, "shape": [2, 10], "rows": [[4, 7], [1]],
+        "lengths": [[6, 4], [5]], "tokens": 15, "trained": 8, "padding": 5, "sha256": HOSTILE,
+    }  # fmt: skip
+    made = row_view.batch(reply)
+    assert HOSTILE in said(made) and "75 %" in said(made)
+    widths = [a["style"] for tag, a in read(made).elements if tag == "i"]
+    assert widths == ["width:60.000%", "width:40.000%", "width:50.000%"]
+
+
+def test_hostile_steps_and_sources_are_shown_as_text() -> None:
+    held = [{"do": "system", "text": HOSTILE}, {"do": HOSTILE}, HOSTILE]
+    # The second is shown as Python writes it, its quotes escaped.
+    assert said(steps.listed(held)).count(HOSTILE) == 2
+    # Of a path its last part.
+    assert HOSTILE.rpartition("/")[2] in said(steps.sources([{"path": HOSTILE, "weight": 2}]))
 
 
 def test_a_row_that_is_not_there_is_said(settings: Settings) -> None:
-    chosen = rows_file(settings, {"question": "a", "answer": "b"})
-    assert "There is no row 2" in said("".join(data_tab.seen(settings, chosen, 2)))
+    row = {"question": "a", "answer": "b"}
+    chosen = rows_file(settings, row, row)
+    assert "There is no row 3" in said("".join(rows.seen(settings, chosen, 3)))
 
 
 def test_what_is_chosen_is_shown_as_text(settings: Settings) -> None:
-    tree = parse({"model": {"name_or_path": HOSTILE}, "data": {"path": HOSTILE}}).model_dump()
+    tree = spec.tree(parse({"model": {"name_or_path": HOSTILE}, "data": {"path": HOSTILE}}))
     tree["train"]["learning_rate"] = tree["model"]["quantization"] = HOSTILE
     words = said(header.chosen(RunStore(settings.runs), tree, HOSTILE, 12))
     assert f"recipe {HOSTILE}" in words and f"at {HOSTILE}" in words
@@ -200,7 +278,7 @@ def hostile_recipe(settings: Settings) -> str:
 
 def test_a_hostile_recipe_is_shown_as_text(settings: Settings, hostile_recipe: str) -> None:
     found = recipes(settings)[hostile_recipe]
-    tree = spec.load(found.path).model_dump()
+    tree = spec.tree(spec.load(found.path))
     words = said(tune_tab.right(settings, RunStore(settings.runs), tree, hostile_recipe))
     assert words.count(HOSTILE) >= 1 and "system_prompt" in words
     assert hostile_recipe in said(header.chosen(RunStore(settings.runs), tree, hostile_recipe, 0))

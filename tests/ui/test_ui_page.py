@@ -115,13 +115,15 @@ store = RunStore(settings.runs)
 run = store.create(DEFAULTS, "a")
 append(run.events, {"type": "start", "max_steps": 1})
 append(run.events, {"type": "end", "status": "finished"})
-from studio.ui import app, data_tab, export_tab, header, live, model_tab, serve, tune_tab
+from studio.ui import app, export_tab, header, live, model_tab, rows, serve, tune_tab
 app.build(settings)
 serve.options(settings)
 tree = DEFAULTS.model_dump()
 assert "134" in model_tab.right(settings, DEFAULTS) or "135" in model_tab.right(settings, DEFAULTS)
-words, table = data_tab.overview(settings, DEFAULTS)
-assert len(table) > 50, words
+*_, (words, table, columns) = rows.overview(settings, DEFAULTS, 1)
+assert len(table) == 50, words
+assert next(rows.seen(settings, DEFAULTS, 1))
+assert rows.audited(settings, DEFAULTS)[0]
 assert "Steps" in tune_tab.right(settings, store, tree, "persona")
 assert "persona" in header.chosen(store, tree, "persona", 150)
 assert header.beat(store)["machine"]

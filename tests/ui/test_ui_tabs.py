@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
+from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
 from studio.runs import RunStore
 from studio.runs.events import append
 from studio.settings import Settings
-from studio.spec import DEFAULTS, diff, load, parse
-from studio.ui import chat_tab, data_tab, export_tab, runs_tab, tune_tab
+from studio.spec import DEFAULTS, RunSpec, diff, load, parse, tree
+from studio.ui import chat_tab, export_tab, rows, runs_tab, tune_tab
 from studio.ui.context import MAIN, lenient, recipes
+from studio.ui.uploads import choices, take_upload
 from tests.ui.conftest import write
 
 ROW = '{"question": "a", "answer": "b"}\n'
@@ -59,25 +61,72 @@ def test_data_that_cannot_be_trained_on_is_refused(settings: Settings, text: str
     assert list(refused(settings, {"data": {"path": "few.jsonl"}})) == ["data.path"]
 
 
-def test_data_outside_the_workspace_is_neither_listed_nor_shown(confined: Settings) -> None:
-    chosen = parse({"data": {"path": "../secret.jsonl"}})
-    words, table = data_tab.overview(confined, chosen)
+def overview(settings: Settings, chosen: RunSpec) -> tuple[str, list[list[Any]]]:
+    *_, (words, table, _columns) = rows.overview(settings, chosen, 1)
+    return words, table
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"path": "../secret.jsonl"},
+        {"path": "mine.jsonl", "also": [{"path": "../secret.jsonl"}]},
+        {"path": "mine.jsonl", "validation": "../secret.jsonl"},
+        {"path": "mine.jsonl", "test": "../secret.jsonl"},
+    ],
+)
+def test_data_outside_the_workspace_is_neither_listed_nor_shown(
+    confined: Settings, data: dict[str, Any]
+) -> None:
+    write(confined.workspace / "mine.jsonl", ROW * 3)
+    chosen = parse({"data": data})
+    words, table = overview(confined, chosen)
     assert "outside the workspace" in words and table == []
-    assert "outside the workspace" in "".join(data_tab.seen(confined, chosen, 1))
-    assert data_tab.rows(confined, chosen.model_dump()) == 0
+    assert "outside the workspace" in "".join(rows.seen(confined, chosen, 1))
+    assert "outside the workspace" in "".join(rows.batch(confined, chosen, 1))
+    assert "outside the workspace" in next(iter(rows.audit(confined, chosen)))[0]
+    assert "outside the workspace" in next(iter(rows.find(confined, chosen, "a", 1)))[1]
+    assert rows.total(confined, tree(chosen)) == 0
+    assert not (confined.home / "bench").exists()
 
 
 @pytest.mark.parametrize("path", ["a\0b", "~nobody-of-that-name/x", "x" * 5000, "/proc/1/mem"])
 def test_a_path_that_is_none_is_told_on_the_data_tab(settings: Settings, path: str) -> None:
-    words, table = data_tab.overview(settings, parse({"data": {"path": path}}))
+    words, table = overview(settings, parse({"data": {"path": path}}))
     assert "problem" in words and table == []
 
 
-def test_rows_are_counted_within_the_limit(settings: Settings) -> None:
-    write(settings.workspace / "a.jsonl", ROW * 7)
-    assert data_tab.count(settings, parse({"data": {"path": "a.jsonl"}})) == 7
-    assert data_tab.count(settings, parse({"data": {"path": "a.jsonl", "max_rows": 3}})) == 3
-    assert data_tab.count(settings, parse({"data": {"path": "owner/name"}})) == 0
+def test_rows_are_counted_and_divided(settings: Settings) -> None:
+    write(settings.workspace / "a.jsonl", "".join(ROW.replace('"a"', f'"{n}"') for n in range(20)))
+    data: dict[str, Any] = {"path": "a.jsonl", "test": "5"}
+    assert rows.counts(settings, parse({"data": data})) == rows.Counts(20, 13, 2, 5)
+    data["steps"] = [{"do": "take", "rows": 9}]
+    counts = rows.counts(settings, parse({"data": data}))
+    assert counts is not None and counts.total == 9
+    assert rows.total(settings, {"data": {"path": "nix.jsonl"}}) == 0
+
+
+def test_a_page_of_the_table_holds_the_row_that_is_looked_at(settings: Settings) -> None:
+    write(settings.workspace / "a.jsonl", "".join(ROW.replace('"a"', f'"{n}"') for n in range(120)))
+    chosen = parse({"data": {"path": "a.jsonl"}})
+    for number, numbers in ((1, range(1, 51)), (50, range(1, 51)), (51, range(51, 101))):
+        *_, (_, table, columns) = rows.overview(settings, chosen, number)
+        assert [line[0] for line in table] == list(numbers) and columns == ["question", "answer"]
+        assert rows.page_start(number) == numbers[0]
+    *_, (words, table, _) = rows.overview(settings, chosen, 10**9)
+    assert [line[0] for line in table] == list(range(101, 121)) and "101 to 120" in words
+
+
+def test_what_an_audit_found_holds_a_start_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(settings.workspace / "a.jsonl", ROW * 4)
+    found = Report({}, (Finding("leaked", "stop", 3, "3 rows leak."),), {})
+    monkeypatch.setattr(rows.jobs, "audit_result", lambda *_: found)
+    held: dict[str, Any] = {"data": {"path": "a.jsonl"}}
+    assert refused(settings, held) == {"data.path": "3 rows leak."}
+    held["data"]["accepted"] = ["leaked"]
+    runs_tab.judge(settings, parse(held))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +134,7 @@ def test_rows_are_counted_within_the_limit(settings: Settings) -> None:
     [
         ("mine.jsonl", "mine.jsonl"),
         ("../../etc/passwd.json", "passwd.json"),
+        ("rows.jsonl.gz", "rows.jsonl.gz"),
         ("..hidden.csv", "hidden.csv"),
         ("réponses (1).jsonl", "réponses-1-.jsonl"),
         ("a'b\"<c>.csv", "a-b-c-.csv"),
@@ -94,11 +144,11 @@ def test_an_upload_is_kept_in_the_home_under_a_plain_name(
     settings: Settings, tmp_path: Path, name: str, kept: str
 ) -> None:
     source = write(tmp_path / "temporary" / Path(name).name, ROW)
-    path = Path(data_tab.take_upload(settings, str(source)))
+    path = Path(take_upload(settings, str(source)))
     assert path == settings.uploads / kept
     assert path.read_text(encoding="utf-8") == ROW
     assert settings.confine(str(path)) == path
-    assert str(path) in [value for _label, value in data_tab.choices(settings)]
+    assert str(path) in [value for _label, value in choices(settings)]
 
 
 def test_a_recipe_is_saved_and_found_again(settings: Settings) -> None:
@@ -138,7 +188,9 @@ def test_a_wrong_field_does_not_hide_what_the_others_say() -> None:
 
 def test_the_summary_says_what_will_happen(settings: Settings) -> None:
     store = RunStore(settings.runs)
-    tree = parse({"train": {"max_steps": 20}, "data": {"max_rows": 100}}).model_dump()
+    tree = parse(
+        {"train": {"max_steps": 20}, "data": {"steps": [{"do": "take", "rows": 100}]}}
+    ).model_dump()
     words = tune_tab.right(settings, store, tree, MAIN)
     for part in (
         ">90<",

@@ -9,23 +9,43 @@ from typing import Any, get_args
 import httpx
 import pytest
 
+from studio.data import FORMATS
 from studio.errors import SpecError
-from studio.runs import Run, RunStore
+from studio.runs import Run, RunStore, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.settings import PROJECT, Settings
-from studio.spec import DEFAULTS, RunSpec, fields, load, parse
-from studio.ui.form import field_id
+from studio.spec import DEFAULTS, Meta, RunSpec, fields, load, parse, tree
+from studio.ui import steps
+from studio.ui.form import LISTS, field_id, from_widget
 from tests.ui.conftest import write
 
 PERSONA = load(PROJECT / "presets" / "persona.yaml")
-KEYS = {field_id(f"{s}.{n}"): (s, n) for s, n, _info, _meta in fields()}
-INFOS = {field_id(f"{s}.{n}"): info for s, n, info, _meta in fields()}
+
+
+def box(section: str, name: str, meta: Meta) -> str:
+    """The id of the field's box; a list's is hidden, and shown in the field's place."""
+    key = field_id(f"{section}.{name}")
+    return "v" + key[1:] if meta.widget in LISTS else key
+
+
+KEYS = {box(s, n, meta): (s, n) for s, n, _info, meta in fields()}
+INFOS = {box(s, n, meta): info for s, n, info, meta in fields()}
+# What must change with a field, or the two together can't be honoured.
+WITH: dict[str, dict[str, Any]] = {
+    "f-data-completion_template": {"f-data-prompt_template": "{{ a }}"},
+    "f-data-chat_template_jinja": {"f-data-chat_template": "custom"},
+}
 # For the fields whose other values can't be told from their type.
 OTHERS: dict[str, Any] = {
     "f-model-name_or_path": "owner/name", "f-model-revision": "v1", "f-data-path": "other/set",
-    "f-data-name": "x", "f-data-split": "test", "f-data-revision": "v2", "f-data-max_rows": 9,
-    "f-data-system_prompt": "Be kind.", "f-adapter-target_modules": ["q_proj"],
+    "f-data-name": "x", "f-data-split": "test", "f-data-revision": "v2",
+    "f-data-encoding": "utf-16",
+    "f-data-prompt_template": "{{ a }}", "f-data-completion_template": "{{ b }}",
+    "f-data-chat_template_jinja": "{{ messages }}", "f-data-validation": "9", "f-data-test": "8",
+    "f-data-columns": "prompt = a", "f-data-accepted": ["cut"],
+    "v-data-steps": '[{"do": "shuffle"}]', "v-data-also": '[{"path": "a.csv"}]',
+    "f-adapter-target_modules": ["q_proj"],
     "f-train-neftune_noise_alpha": 5, "f-generate-system_prompt": "Be brief.",
 }  # fmt: skip
 
@@ -52,6 +72,7 @@ class Page:
         *,
         gives: str = "",
         data: dict[str, Any] | None = None,
+        session: str = "test",
     ) -> dict[str, Any]:
         """What the handler answers, one that `gives` that element if there are several. `values`
         stand in the boxes of these ids, all others hold what they open with; `data` is what the
@@ -66,7 +87,7 @@ class Page:
         opened = {n: self._parts[n]["props"].get("value") for n in wanted["inputs"]}
         filled = [(values or {}).get(self._name(n), opened[n]) for n in wanted["inputs"]]
         body = {
-            "fn_index": wanted["id"], "session_hash": "test", "data": filled, "event_data": data,
+            "fn_index": wanted["id"], "session_hash": session, "data": filled, "event_data": data,
             "trigger_id": wanted["targets"][0][0],
         }  # fmt: skip
         answer = self._browser.post("/gradio_api/run/predict", json=body)
@@ -104,12 +125,10 @@ def going(home: Settings) -> Iterator[Run]:
 
 def spec_of(answer: dict[str, Any]) -> RunSpec:
     """The spec that the boxes of an answer hold."""
-    tree: dict[str, dict[str, Any]] = {}
+    held: dict[str, dict[str, Any]] = {}
     for key, (section, name) in KEYS.items():
-        value = answer[key]
-        tree.setdefault(section, {})[name] = value if value != "" else None
-    tree["generate"]["system_prompt"] = answer["f-generate-system_prompt"]
-    return parse(tree)
+        held.setdefault(section, {})[name] = from_widget(answer[key], INFOS[key])
+    return parse(held)
 
 
 def marks(answer: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -126,9 +145,9 @@ def test_the_page_opens_with_the_main_recipe(served: Page) -> None:
 
 
 def test_a_reload_brings_back_what_was_typed_right_or_wrong(served: Page) -> None:
-    tree = PERSONA.model_dump()
-    tree["train"] |= {"learning_rate": "fast", "seed": 7, "from_an_older_version": 1}
-    draft = {"recipe": "persona", "tree": tree}
+    typed = tree(PERSONA)
+    typed["train"] |= {"learning_rate": "fast", "seed": 7, "from_an_older_version": 1}
+    draft = {"recipe": "persona", "tree": typed}
     answer = served.fire("page", "load", {"atelier-draft": draft})
     assert (answer["f-train-learning_rate"], answer["f-train-seed"]) == ("fast", 7)
     assert set(marks(answer)) == {"f-train-learning_rate", "f-train-seed"}
@@ -164,15 +183,18 @@ def allowed(section: str, name: str, value: Any) -> bool:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_control_reaches_the_spec_and_is_marked(served: Page, key: str) -> None:
-    section, name = KEYS[key]
-    value = other(key)
+    values = {key: other(key), **WITH.get(key, {})}
     opened = served.fire("page", "load")
-    answer = served.fire(key, "change", {**opened, key: value}, gives="marks")
-    assert list(marks(answer)) == [key] and list(marks(answer)[key]) == ["changed"]
+    answer = served.fire(key, "change", {**opened, **values}, gives="marks")
+    marked = {field_id(".".join(KEYS[k])) for k in values}
+    assert set(marks(answer)) == marked
+    assert all(list(mark) == ["changed"] for mark in marks(answer).values())
     kept = answer["atelier-draft"]
     assert kept["recipe"] == "persona"
-    wanted = PERSONA.model_dump()
-    wanted[section][name] = value
+    wanted = tree(PERSONA)
+    for k, value in values.items():
+        section, name = KEYS[k]
+        wanted[section][name] = from_widget(value, INFOS[k])
     assert parse(kept["tree"]) == parse(wanted) != PERSONA
 
 
@@ -237,6 +259,21 @@ def test_start_refuses_a_second_run(served: Page, home: Settings, going: Run) ->
     assert RunStore(home.runs).list() == before
 
 
+def test_settings_join_the_queue_behind_the_run_that_goes(
+    served: Page, home: Settings, going: Run
+) -> None:
+    store = RunStore(home.runs)
+    answer = served.fire("start-runs", "click", served.fire("page", "load"), session="q")
+    (waiting,) = queue.waiting(store.root)
+    assert "problem" not in answer["runs-message"] and answer["live"] == waiting
+    assert answer["queue-first"]["visible"] and answer["queue-leave"]["visible"]
+    assert answer["start-runs"]["value"] == "Add these settings to the queue"
+    assert store.state(store.get(waiting)).status == "queued"
+    served.fire("queue-leave", "click", session="q")
+    assert queue.waiting(store.root) == []
+    shutil.rmtree(store.get(waiting).path)
+
+
 def test_stop_asks_the_run_that_goes(served: Page, going: Run) -> None:
     answer = served.fire("stop-run", "click")
     assert going.stop.exists() and "problem" not in answer["runs-message"]
@@ -278,10 +315,52 @@ def test_a_recipe_that_is_broken_is_told_and_changes_no_field(served: Page, home
     assert "Did you mean seed?" in answer["tune-summary"]
 
 
-def test_the_data_tab_shows_the_rows_when_it_is_opened(served: Page) -> None:
-    answer = served.fire("tab-data", "select", served.fire("page", "load"), gives="data-table")
-    assert "layout <b>messages</b>" in answer["data-about"]
-    assert len(answer["data-table"]["data"]) == 100
+def test_buttons_in_what_is_drawn_change_the_form(served: Page) -> None:
+    opened = served.fire("page", "load")
+
+    def pressed(act: dict[str, Any]) -> dict[str, Any]:
+        return served.fire("acts", "select", opened, data={"act": json.dumps(act)})
+
+    step = {"do": "drop", "what": "duplicate"}
+    assert pressed({"do": "add", "step": step}) == {"v-data-steps": json.dumps([step])}
+    longer = {"do": "set", "field": "train.max_length", "value": 2048}
+    assert pressed(longer) == {"f-train-max_length": 2048}
+    assert pressed({"do": "row", "at": 16}) == {"row-number": 17}
+    assert pressed({"do": "accept", "finding": "cut"}) == {"f-data-accepted": ["cut"]}
+    for nothing in ({}, {"do": "row", "at": -1}, {"do": "set", "field": "nix"}, {"do": "row"}):
+        assert pressed(nothing) == {}
+
+
+def test_a_step_and_a_source_are_added_to_the_lists(served: Page) -> None:
+    opened = served.fire("page", "load")
+    boxes = {"step-kind": "take", "step-number": 50, "step-skip": 5}
+    answer = served.fire("step-add", "click", {**opened, **boxes})
+    assert json.loads(answer["v-data-steps"]) == [{"do": "take", "rows": 50, "skip": 5}]
+    more = {"source-path": "b.csv", "source-split": "train", "source-weight": 2}
+    answer = served.fire("source-add", "click", {**opened, **more})
+    assert json.loads(answer["v-data-also"]) == [{"path": "b.csv", "weight": 2}]
+    answer = served.fire(
+        "v-data-steps",
+        "change",
+        {**opened, "v-data-steps": '[{"do": "shuffle"}]'},
+        gives="f-data-steps",
+    )
+    assert "Shuffle with the seed 42" in answer["f-data-steps"]
+
+
+def test_a_ready_format_fills_both_templates(served: Page) -> None:
+    name, prompt, completion = FORMATS[0]
+    answer = served.fire("prompt-format", "input", {"prompt-format": name})
+    assert (answer["f-data-prompt_template"], answer["f-data-completion_template"]) == (
+        prompt, completion,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", steps.BOXES)
+def test_a_kind_of_step_shows_the_boxes_that_it_needs(served: Page, kind: str) -> None:
+    answer = served.fire("step-kind", "change", {"step-kind": kind})
+    shown = {box.removeprefix("step-") for box, update in answer.items() if update["visible"]}
+    assert shown == set(steps.BOXES[kind])
 
 
 def test_the_row_moves_by_one_and_not_below_the_first(served: Page) -> None:

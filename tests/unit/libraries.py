@@ -46,10 +46,12 @@ def _counts(folder: Path) -> dict[str, dict[str, int]]:
 def main(folder: Path) -> None:
     from peft import LoraConfig
     from transformers import GenerationConfig
-    from trl import SFTConfig
+    from trl import DPOConfig, KTOConfig, SFTConfig
 
     told = {
         "SFTConfig": [f.name for f in fields(SFTConfig)],
+        "DPOConfig": [f.name for f in fields(DPOConfig)],
+        "KTOConfig": [f.name for f in fields(KTOConfig)],
         "LoraConfig": [f.name for f in fields(LoraConfig)],
         "GenerationConfig": list(vars(GenerationConfig())),
         "counts": _counts(folder),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from studio.data import BUNDLED, detect, iterate, locate, to_messages
+from studio.data import BUNDLED, locate, open_data
 from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS, diff, load
 
@@ -22,11 +22,11 @@ def normalised(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def conversations() -> list[list[dict[str, str]]]:
-    rows = list(iterate(PERSONA))
-    layout = detect(rows)
-    assert layout.name == "messages"
-    return [to_messages(row, layout) for row in rows]
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, str]]]:
+    folder = tmp_path_factory.mktemp("home")
+    data = open_data(DEFAULTS.data, Settings(home=folder, workspace=folder))
+    assert data.layout.name == "messages"
+    return [data.example(row).messages for row in data.raw(0, data.total)]
 
 
 @pytest.fixture(scope="module")

@@ -94,12 +94,63 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
         ({"adapter": {"target_modules": []}}, "adapter.target_modules"),
         ({"adapter": {"target_modules": [1, 2]}}, "adapter.target_modules"),
         ({"model": {"quantization": False}}, "model.quantization"),
+        ({"data": {"chat_template": "custom"}}, "data.chat_template_jinja"),
+        ({"data": {"chat_template_jinja": "{{ 1 }}"}}, "data.chat_template_jinja"),
+        ({"data": {"completion_template": "{{ a }}"}}, "data.completion_template"),
+        ({"data": {"prompt_template": "x", "chat_template": "chatml"}}, "data.chat_template"),
+        ({"data": {"prompt_template": "x"}, "train": {"trainer": "dpo"}}, "data.prompt_template"),
+        ({"data": {"encoding": "utf-9"}}, "data.encoding"),
+        ({"data": {"validation": "95%"}}, "data.validation"),
+        ({"data": {"test": ".95"}}, "data.test"),
+        ({"data": {"test": "[1-2]"}}, "data.test"),
+        ({"data": {"validation": True}}, "data.validation"),
+        ({"data": {"steps": [{"do": "take"}]}}, "data.steps"),
+        ({"data": {"steps": [{"do": "fly"}]}}, "data.steps"),
+        ({"data": {"steps": [{}]}}, "data.steps"),
+        ({"data": {"steps": ["take"]}}, "data.steps"),
+        ({"data": {"steps": [{"do": "take", "rows": True}]}}, "data.steps"),
+        ({"data": {"steps": [{"do": "take", "rows": 5, "row": 1}]}}, "data.steps"),
+        ({"data": {"steps": [{"do": "filter", "column": "a", "keep": "longer"}]}}, "data.steps"),
+        (
+            {"data": {"steps": [{"do": "filter", "column": "a", "keep": "matches", "value": "("}]}},
+            "data.steps",
+        ),
+        (
+            {"data": {"steps": [{"do": "filter", "column": "a", "keep": "absent", "value": "x"}]}},
+            "data.steps",
+        ),
+        ({"data": {"steps": [{"do": "drop", "what": "cut", "threshold": 0.9}]}}, "data.steps"),
+        ({"data": {"also": [{"path": ""}]}}, "data.also"),
+        ({"data": {"also": [{"path": "a", "weight": 0}]}}, "data.also"),
+        ({"data": {"columns": {"prompt": 1}}}, "data.columns"),
+        ({"train": {"trainer": "dpo", "packing": True}}, "train.packing"),
+        ({"train": {"trainer": "kto"}, "data": {"train_on": "last"}}, "data.train_on"),
+        ({"train": {"trainer": "dpo"}, "dpo": {"loss_type": "robust"}}, "dpo.label_smoothing"),
+        (
+            {"train": {"trainer": "kto", "per_device_train_batch_size": 1}},
+            "train.per_device_train_batch_size",
+        ),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
     tree: dict[str, Any], field: str
 ) -> None:
     assert list(problems(tree)) == [field]
+
+
+def test_a_wrong_step_is_named_by_its_place_and_part() -> None:
+    steps: list[dict[str, Any]] = [{"do": "shuffle"}, {"do": "filter"}]
+    said = problems({"data": {"steps": steps}})["data.steps"]
+    assert said.startswith("item 2, column: is missing.")
+    steps = [{"do": "shuffle"}, {"do": "filter", "column": "a", "keep": "matches", "value": "("}]
+    assert problems({"data": {"steps": steps}})["data.steps"].startswith("step 2 (filter): '('")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [(200, "200"), (0, "0"), (0.1, "0.1"), ("10%", "10%"), ("a.csv", "a.csv")]
+)
+def test_parts_are_read_as_numbers_and_as_text(written: object, meant: str) -> None:
+    assert parse({"data": {"validation": written}}).data.validation == meant
 
 
 def test_a_warmup_in_whole_steps_below_the_length_is_fine() -> None:
@@ -127,7 +178,9 @@ def test_a_spec_cannot_be_changed_in_place() -> None:
 @pytest.mark.parametrize(
     ("sections", "library", "ours"),
     [
-        (("train", "eval"), "SFTConfig", set()),
+        (("train", "eval"), "SFTConfig", {"trainer"}),
+        (("dpo",), "DPOConfig", set()),
+        (("kto",), "KTOConfig", set()),
         (("adapter",), "LoraConfig", set()),
         (("generate",), "GenerationConfig", {"system_prompt", "seed"}),
     ],

@@ -6,11 +6,21 @@ import pytest
 import yaml
 
 from studio.errors import SpecError, StudioError
-from studio.spec import DEFAULTS, diff, dump, load, loads, parse, with_overrides
+from studio.spec import DEFAULTS, diff, dump, load, loads, parse, tree, with_overrides
 
 CHANGED = {
     "model": {"name_or_path": "owner/name", "revision": "abc", "quantization": "nf4"},
-    "data": {"path": "réponses.jsonl", "max_rows": 12, "system_prompt": "Zeile 1\n行 2: # kein"},
+    "data": {
+        "path": "réponses.jsonl",
+        "also": [{"path": "mehr.csv", "weight": 2.0}],
+        "columns": {"prompt": "frage"},
+        "steps": [
+            {"do": "take", "rows": 12},
+            {"do": "system", "text": "Zeile 1\n行 2: # kein"},
+            {"do": "drop", "what": "duplicate"},
+        ],
+        "accepted": ["cut"],
+    },
     "adapter": {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.05},
     "train": {"learning_rate": 3e-5, "max_steps": 7, "neftune_noise_alpha": 5.0, "packing": True},
     "eval": {"eval_on_start": False},
@@ -141,7 +151,7 @@ def test_a_recipe_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> 
         ("adapter.target_modules=q_proj,v_proj", "adapter", "target_modules", ["q_proj", "v_proj"]),
         ("train.packing=true", "train", "packing", True),
         ("train.packing=yes", "train", "packing", True),
-        ("data.max_rows=null", "data", "max_rows", None),
+        ("data.prompt_template=null", "data", "prompt_template", None),
         ("generate.system_prompt=", "generate", "system_prompt", ""),
         ("data.path=a=b.jsonl", "data", "path", "a=b.jsonl"),
         ("data.split=train[:10%]", "data", "split", "train[:10%]"),
@@ -152,7 +162,7 @@ def test_a_recipe_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> 
         ("data.name=@x", "data", "name", "@x"),
         ("data.name=null", "data", "name", None),
         ("data.name=", "data", "name", None),
-        ("data.max_rows=", "data", "max_rows", None),
+        ("data.prompt_template=", "data", "prompt_template", None),
         ("model.revision=1234567", "model", "revision", "1234567"),
         ("model.revision=12e4567", "model", "revision", "12e4567"),
     ],
@@ -161,7 +171,9 @@ def test_an_override_is_read_as_yaml(
     tmp_path: Path, override: str, section: str, name: str, value: object
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("train:\n  learning_rate: 1.0e-3\ndata:\n  max_rows: 9\n", encoding="utf-8")
+    recipe.write_text(
+        "train:\n  learning_rate: 1.0e-3\ndata:\n  prompt_template: x\n", encoding="utf-8"
+    )
     spec = load(recipe, [override])
     assert getattr(getattr(spec, section), name) == value
     assert getattr(getattr(with_overrides(DEFAULTS, [override]), section), name) == value
@@ -192,3 +204,36 @@ def test_wrong_overrides_are_all_told(tmp_path: Path) -> None:
     recipe.write_text("train: 5\n", encoding="utf-8")
     with pytest.raises(SpecError, match="not a section"):
         load(recipe, ["train.seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"test_size": 0.06}, {"validation": "6%"}),
+        ({"test_size": 0.0}, {"validation": "0%"}),
+        ({"max_rows": 9}, {"steps": [{"do": "take", "rows": 9}]}),
+        (
+            {"max_rows": 9, "system_prompt": "Be kind.", "path": "a.csv"},
+            {
+                "path": "a.csv",
+                "steps": [{"do": "take", "rows": 9}, {"do": "system", "text": "Be kind."}],
+            },
+        ),
+        ({"max_rows": None, "system_prompt": None}, {}),
+    ],
+)
+def test_a_recipe_of_the_first_version_means_what_it_meant(
+    old: dict[str, object], new: dict[str, object]
+) -> None:
+    assert parse({"data": old}) == parse({"data": new})
+
+
+def test_a_recipe_of_the_first_version_is_judged_like_others() -> None:
+    assert set(refused("data: {test_size: much, max_rows: 0}")) == {"data.steps"}
+
+
+def test_the_whole_spec_as_a_tree_is_the_spec() -> None:
+    spec = parse(CHANGED)
+    assert parse(tree(spec)) == spec
+    assert set(tree(spec)["data"]) == set(type(spec.data).model_fields)
+    assert tree(spec)["data"]["also"] == CHANGED["data"]["also"]

@@ -1,4 +1,4 @@
-"""What is learned of a conversation: the tokens, the labels and the pieces that are shown."""
+"""What is learned of a conversation, template by template, shown as text."""
 
 import copy
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tokenizers import processors
 
-from studio.engine.prepare import IGNORED, encode
-from studio.errors import StudioError
+from studio.data import Example, Message, RowError
+from studio.engine.encode import IGNORED, Encoder, Tokens
 
 CHAT = [
     {"role": "user", "content": "What is your name?"},
@@ -17,10 +17,19 @@ CHAT = [
 ]
 
 
-def learned(encoded: Any) -> str:
+def encode(tokenizer: Any, chat: list[Message], train_on: str, length: int) -> Tokens:
+    (tokens,) = Encoder(tokenizer, train_on, length).one(Example("chat", messages=chat)).sequences
+    return tokens
+
+
+def kept(tokens: Tokens) -> list[bool]:
+    return [bool(label != IGNORED) for label in tokens.labels]
+
+
+def learned(tokens: Tokens) -> str:
     """The learned pieces, with a bar where what is not learned lies between them."""
     marked, before = "", True
-    for piece, trained in zip(encoded.pieces, encoded.trained, strict=False):
+    for piece, trained in zip(tokens.pieces(), kept(tokens), strict=False):
         marked += ("" if before or not marked else "|") + piece if trained else ""
         before = trained
     return marked
@@ -45,17 +54,17 @@ def test_the_last_answer_alone_can_be_learned(tiny_tokenizer: Any) -> None:
 
 def test_everything_can_be_learned(tiny_tokenizer: Any) -> None:
     encoded = encode(tiny_tokenizer, CHAT, "everything", 1000)
-    assert encoded.labels == encoded.input_ids
+    assert encoded.labels.tolist() == encoded.input_ids.tolist()
     assert learned(encoded) == encoded.text
 
 
 def test_the_tokens_are_those_the_template_gives(tiny_tokenizer: Any) -> None:
     """The model reads in training what it reads in the chat, its first token not doubled."""
     encoded = encode(tiny_tokenizer, CHAT, "assistant", 1000)
-    assert encoded.input_ids == tiny_tokenizer.apply_chat_template(CHAT)["input_ids"]
+    assert encoded.input_ids.tolist() == tiny_tokenizer.apply_chat_template(CHAT)["input_ids"]
     prompt = tiny_tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True)["input_ids"]
-    first = encoded.trained.index(True)
-    assert encoded.input_ids[:first] == prompt
+    first = kept(encoded).index(True)
+    assert encoded.input_ids[:first].tolist() == prompt
 
 
 def test_the_templates_first_token_is_not_doubled(tiny_tokenizer: Any) -> None:
@@ -66,17 +75,19 @@ def test_the_templates_first_token_is_not_doubled(tiny_tokenizer: Any) -> None:
     )
     assert adding("a")["input_ids"][0] == 0
     expected = encode(tiny_tokenizer, CHAT, "assistant", 1000)
-    assert encode(adding, CHAT, "assistant", 1000) == expected
+    found = encode(adding, CHAT, "assistant", 1000)
+    assert found.input_ids.tolist() == expected.input_ids.tolist()
+    assert found.labels.tolist() == expected.labels.tolist()
 
 
 @pytest.mark.parametrize("length", [1, 20, 45])
 def test_what_is_too_long_is_cut_and_shown_as_cut(tiny_tokenizer: Any, length: int) -> None:
     whole = encode(tiny_tokenizer, CHAT, "assistant", 1000)
     cut = encode(tiny_tokenizer, CHAT, "assistant", length)
-    assert cut.input_ids == whole.input_ids[:length]
-    assert cut.labels == whole.labels[:length]
-    assert "".join(cut.pieces + cut.cut) == whole.text
-    assert len(cut.cut) == len(whole.input_ids) - length
+    assert cut.input_ids.tolist() == whole.input_ids[:length].tolist()
+    assert cut.labels.tolist() == whole.labels[:length].tolist()
+    assert "".join(cut.pieces()) == whole.text
+    assert cut.cut == len(whole.input_ids) - length
 
 
 @pytest.mark.parametrize(
@@ -85,8 +96,8 @@ def test_what_is_too_long_is_cut_and_shown_as_cut(tiny_tokenizer: Any, length: i
 def test_pieces_joined_are_the_text(tiny_tokenizer: Any, text: str) -> None:
     chat = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
     encoded = encode(tiny_tokenizer, chat, "assistant", 1000)
-    assert "".join(encoded.pieces) == encoded.text
-    assert len(encoded.pieces) == len(encoded.input_ids)
+    assert "".join(encoded.pieces()) == encoded.text
+    assert len(encoded.pieces()) == len(encoded.input_ids)
     assert learned(encoded) == text + "<|im_end|>"
 
 
@@ -104,7 +115,7 @@ def test_the_templates_own_marks_come_first(tiny_tokenizer: Any) -> None:
 def test_a_template_that_counts_the_turns_is_refused(tiny_tokenizer: Any) -> None:
     counting = "{{ messages | length }}: {% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     tokenizer = with_template(tiny_tokenizer, counting)
-    with pytest.raises(StudioError, match="not prefix-stable"):
+    with pytest.raises(RowError, match="not prefix-stable"):
         encode(tokenizer, CHAT, "assistant", 1000)
     # Where no answer has to be found, the template is as good as any.
     assert learned(encode(tokenizer, CHAT, "everything", 1000)).startswith("4: ")
@@ -137,6 +148,11 @@ def test_an_answer_that_nobody_asked_for(tiny_tokenizer: Any) -> None:
     assert learned(encoded) == "Good day.<|im_end|>|My name is Bramble.<|im_end|>"
 
 
+def test_an_empty_answer_that_nobody_asked_for(tiny_tokenizer: Any) -> None:
+    chat = [{"role": "assistant", "content": " "}, *CHAT[:2]]
+    assert learned(encode(tiny_tokenizer, chat, "last", 1000)) == "My name is Bramble.<|im_end|>"
+
+
 def test_an_empty_answer_is_its_end(tiny_tokenizer: Any) -> None:
     chat = [CHAT[0], {"role": "assistant", "content": ""}]
     assert learned(encode(tiny_tokenizer, chat, "assistant", 1000)) == "<|im_end|>"
@@ -144,5 +160,32 @@ def test_an_empty_answer_is_its_end(tiny_tokenizer: Any) -> None:
 
 def test_a_template_that_refuses_says_why(tiny_tokenizer: Any) -> None:
     strict = "{{ raise_exception('Only user and assistant roles are supported!') }}"
-    with pytest.raises(StudioError, match="Only user and assistant roles"):
+    with pytest.raises(RowError, match="Only user and assistant roles"):
         encode(with_template(tiny_tokenizer, strict), CHAT, "assistant", 1000)
+
+
+def test_thoughts_that_a_template_drops_later_are_no_gap(tiny_tokenizer: Any) -> None:
+    """Thinking models forget what they thought in earlier turns; what is learned is the rest."""
+    forgetting = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "
+        "loop.last %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = with_template(tiny_tokenizer, forgetting)
+    assert learned(encode(tokenizer, CHAT, "assistant", 1000)).count("<|im_end|>") == 2
+    thought = [{**m, "content": f"<think>so</think>{m['content']}"} for m in CHAT]
+    shown = learned(encode(tokenizer, thought[:2], "last", 1000))
+    assert shown == "<think>so</think>My name is Bramble.<|im_end|>"
+    # Where an earlier answer changes it can't be told: one row's fault, not the end of a run.
+    with pytest.raises(RowError) as caught:
+        encode(tokenizer, thought, "assistant", 1000)
+    assert caught.value.fault == "rejected"
+
+
+def test_everything_is_refused_too_where_a_part_is_left_out(tiny_tokenizer: Any) -> None:
+    deaf = (
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    chat = [{"role": "system", "content": "Be a pirate."}, *CHAT[:2]]
+    with pytest.raises(RowError, match="Be a pirate"):
+        encode(with_template(tiny_tokenizer, deaf), chat, "everything", 1000)

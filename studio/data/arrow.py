@@ -1,0 +1,164 @@
+"""Rows of Arrow files, mapped into memory and never read as a whole, and of Parquet files."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studio.data.example import Broken, Row
+from studio.data.progress import Report
+from studio.data.table import Numbers, runs
+from studio.errors import StudioError
+
+# Rows of a batch: few enough to be decoded for one row's sake.
+_BATCH = 1000
+_BUFFER = 2**20
+# Types whose values JSON does not have.
+_ODD = re.compile("binary|date|time|duration|decimal|interval|map<")
+
+
+class ArrowTable:
+    """The rows of Arrow files, one after another; of a range of them where one is given."""
+
+    def __init__(
+        self,
+        files: list[Path],
+        name: str,
+        rows: tuple[int, int] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.notes = notes
+        self._name = name
+        self._batches = [batch for path in files for batch in _mapped(path)[1]]
+        ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
+        self._begins = ends - [batch.num_rows for batch in self._batches]
+        whole = int(ends[-1]) if len(ends) else 0
+        self._first, end = rows or (0, whole)
+        self.size = max(0, min(end, whole) - self._first)
+        self._odd = bool(self._batches) and _is_odd(self._batches[0].schema)
+
+    def read(self, numbers: Numbers) -> list[Row | Broken]:
+        """See `Table.read`."""
+        wanted = numbers + self._first
+        owners = np.searchsorted(self._begins, wanted, side="right") - 1
+        rows: list[Row | Broken] = []
+        for begin, end in runs(np.diff(owners) != 0, len(numbers)):
+            owner = int(owners[begin])
+            rows += self._read(owner, wanted[begin:end] - int(self._begins[owner]))
+        return rows
+
+    def where(self, number: int) -> str:
+        """See `Table.where`."""
+        return f"{self._name}, row {number + self._first + 1}"
+
+    def _read(self, owner: int, inside: Numbers) -> list[Row]:
+        batch, first, count = self._batches[owner], int(inside[0]), len(inside)
+        with readable(self._name):
+            if int(inside[-1]) - first == count - 1 and (np.diff(inside) == 1).all():
+                rows = batch.slice(first, count).to_pylist()
+            else:
+                rows = batch.take(inside).to_pylist()
+        return [plain(row) for row in rows] if self._odd else rows
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turns what pyarrow says of a broken file into a sentence."""
+    import pyarrow
+
+    try:
+        yield
+    # A broken file is an OSError to pyarrow too, or text that can't be decoded.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise StudioError(f"{name} is not a whole file: {reason}.", "Write it again.") from None
+
+
+def _mapped(path: Path) -> tuple[Any, list[Any]]:
+    """The file as a buffer that is in memory only where it was looked at, and its batches."""
+    import pyarrow
+
+    with readable(path.name):
+        whole = pyarrow.memory_map(str(path)).read_buffer()
+        source = pyarrow.BufferReader(whole)
+        if source.read(6) == b"ARROW1":
+            reader = pyarrow.ipc.open_file(whole)
+            return whole, [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        return whole, list(pyarrow.ipc.open_stream(whole))
+
+
+def is_sound(path: Path) -> bool:
+    """Whether every value can be looked at without harm, and lies in the file as it is used: not
+    packed. Raises StudioError where the file is broken. Reads all of it."""
+    whole, found = _mapped(path)
+    inside = True
+    with readable(path.name):
+        for batch in found:
+            batch.validate(full=True)
+            buffers = [b for column in batch.columns for b in column.buffers() if b and b.size]
+            inside = inside and all(0 <= b.address - whole.address < whole.size for b in buffers)
+    return inside
+
+
+def batches(path: Path, kind: str) -> Iterator[Any]:
+    """The record batches of a Parquet or an Arrow file, read one after another."""
+    import pyarrow
+    from pyarrow import parquet
+
+    with readable(path.name), path.open("rb") as file:
+        if kind == "parquet":
+            # A buffer, or all of a column's block would be in memory, which may be all of the file.
+            whole = parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+            yield from whole.iter_batches(batch_size=_BATCH)
+        elif file.read(6) == b"ARROW1":
+            reader = pyarrow.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+        else:
+            file.seek(0)
+            yield from pyarrow.ipc.open_stream(file)
+
+
+def rewrite(path: Path, kind: str, target: Path, report: Report, check: Callable[[], None]) -> None:
+    """Writes the file's rows as an Arrow file that can be read at any place. `check` is called
+    from time to time, and raises where there is no room for more."""
+    import pyarrow
+
+    done, writer = 0, None
+    try:
+        for batch in batches(path, kind):
+            batch.validate(full=True)
+            check()
+            writer = writer or pyarrow.ipc.new_file(str(target), batch.schema)
+            for begin in range(0, batch.num_rows, _BATCH):
+                writer.write_batch(batch.slice(begin, _BATCH))
+            done += batch.num_rows
+            report.stage(f"reading {path.name}, {done:,} rows")
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _is_odd(schema: Any) -> bool:
+    return any(_ODD.search(str(kind)) for kind in schema.types)
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's types: bytes become text where they are text, and else their number."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return f"({len(value):,} bytes)"
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal | timedelta) else value

@@ -1,0 +1,100 @@
+"""The gate before a run: what would ruin it stops it in words, unless it is accepted by name."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from studio.data import Data
+from studio.data.findings import Finding, blocking, drop
+from studio.engine import template
+from studio.errors import StudioError
+from studio.spec import Drop, RunSpec
+
+_SAID = {
+    "broken": "can't be read",
+    "unreadable": "are no rows of this layout",
+    "empty_answer": "have an empty answer",
+    "rejected": "are refused by the chat template",
+    "nothing_trained": "have nothing left to learn",
+    "cut": "are longer than {length} tokens and would be cut off",
+}
+
+
+@dataclass
+class Tally:
+    """What came up while rows were tokenized: counts by fault, and the first row of each."""
+
+    rows: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, fault: str, where: str, why: str = "") -> None:
+        """Counts a row with the fault; `why` is a sentence."""
+        self.counts[fault] = self.counts.get(fault, 0) + 1
+        self.first.setdefault(fault, f"{where}: {why}" if why else f"{where}.")
+
+
+def refuse_template(tokenizer: PreTrainedTokenizerBase, spec: RunSpec, data: Data) -> None:
+    """Raises StudioError for a chat template that would ruin the run."""
+    if data.kind == "text":
+        return
+    found = template.examine(tokenizer, spec.data)
+    if spec.data.train_on == "everything":
+        # Then it is of no matter where an answer stands and how it ends.
+        found = [f for f in found if f.id not in ("unstable", "end_of_turn")]
+    _refuse(found, spec)
+
+
+def refuse_rows(tally: Tally, spec: RunSpec) -> None:
+    """Raises StudioError for rows that would ruin the run. Those that a step drops may go."""
+    found = []
+    for fault, count in tally.counts.items():
+        # The end of a few long rows may be missed.
+        if fault in _dropped(spec) or (fault == "cut" and 2 * count < tally.rows):
+            continue
+        said = _SAID[fault].format(length=f"{spec.train.max_length:,}")
+        words = f"{count:,} of {tally.rows:,} rows {said}; the first is {tally.first[fault]}"
+        found.append(Finding(fault, "stop", count, words, remedy=drop(fault)))
+    _refuse(found, spec)
+
+
+def notes(tally: Tally, spec: RunSpec) -> list[str]:
+    """What was left out or cut, a sentence each."""
+    told = []
+    for fault, count in tally.counts.items():
+        if fault == "cut":
+            done = "left out" if fault in _dropped(spec) else "cut"
+            said = f"are longer than {spec.train.max_length:,} tokens and were {done}"
+        else:
+            said = f"{_SAID[fault]} and were left out"
+        told.append(f"{count:,} of {tally.rows:,} rows {said}.")
+    return told
+
+
+def _dropped(spec: RunSpec) -> set[str]:
+    return {step.what for step in spec.data.steps if isinstance(step, Drop)}
+
+
+def _refuse(found: list[Finding], spec: RunSpec) -> None:
+    stopping = blocking(found, spec.data.accepted)
+    if stopping:
+        raise StudioError(" ".join(f.words for f in stopping), _remedies(stopping))
+
+
+def _remedies(stopping: list[Finding]) -> str:
+    """What to do about all of them, in a sentence."""
+    ways = []
+    drops = [f.id for f in stopping if f.remedy and "do" in f.remedy]
+    if "cut" in drops:
+        ways.append("raise train.max_length")
+    if drops:
+        steps = " and ".join(f"{{do: drop, what: {fault}}}" for fault in drops)
+        ways.append(f"add to data.steps {steps}")
+    ways += [
+        f"set {f.remedy['field']} to {str(f.remedy['value']).lower()}"
+        for f in stopping
+        if f.remedy and "field" in f.remedy
+    ]
+    ways.append(f"accept it: data.accepted: [{', '.join(f.id for f in stopping)}]")
+    told = ", or ".join(ways) + "."
+    return told[0].upper() + told[1:]

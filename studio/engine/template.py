@@ -1,0 +1,217 @@
+"""Which chat template a tokenizer uses, and what is wrong with it.
+
+The findings about a template, by their id:
+- no_template: the model has none, and rows are conversations
+- end_of_turn: the last token that is learned of an answer is none at which the model stops, so the
+  tuned model would go on and on
+- unstable: earlier turns are written another way once more turns follow
+- ignores_tools: rows offer tools or call them, and the template writes nothing of that
+- double_bos: the text begins with the beginning-of-text token twice
+- pad_is_eos: padding and end are one token; told, because with other tools that ruins a run
+- new_tokens: marks of the template that are no tokens of this model, and so are cut in pieces
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
+
+from studio.data import Example
+from studio.data.findings import Finding
+from studio.engine.encode import Encoder
+from studio.engine.render import NO_TEMPLATE, Renderer
+from studio.errors import StudioError
+from studio.spec import DataSection
+
+_FOLDER = Path(__file__).with_name("templates")
+# What ends a turn, where it is not the tokenizer's own end token.
+_ENDS = {
+    "chatml": "<|im_end|>",
+    "llama-3": "<|eot_id|>",
+    "gemma": "<end_of_turn>",
+    "phi-3": "<|end|>",
+}
+_MARKS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama-3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "mistral": ("[INST]", "[/INST]"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+    "phi-3": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    "zephyr": ("<|system|>", "<|user|>", "<|assistant|>"),
+    "vicuna": (),
+}
+_MARK = re.compile(r"<\|[\w-]+\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+_HELLO = [
+    {"role": "user", "content": "Hello, who are you?"},
+    {"role": "assistant", "content": "A helper."},
+    {"role": "user", "content": "And what can you do?"},
+    {"role": "assistant", "content": "I can help."},
+]
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_of_the_studio",
+        "description": "Nothing.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
+
+class _Generation(Extension):
+    """Lets the parser read {% generation %}."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own way
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+def source(section: DataSection) -> str | None:
+    """The template's text where the section names one, None for the model's own."""
+    if section.chat_template == "model":
+        return None
+    if section.chat_template == "custom":
+        return section.chat_template_jinja
+    return (_FOLDER / f"{section.chat_template}.jinja").read_text(encoding="utf-8")
+
+
+def apply(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]:
+    """Gives the tokenizer the section's template; returns the tokens that were added for it.
+
+    Raises StudioError for a template that is not Jinja.
+    """
+    own = source(section)
+    if own is not None:
+        tokenizer.chat_template = own
+        try:
+            tree = ImmutableSandboxedEnvironment(extensions=[_Generation]).parse(own)
+        except TemplateSyntaxError as error:
+            raise StudioError(
+                f"The chat template is no Jinja: line {error.lineno}: {error.message}.", "Mend it."
+            ) from None
+        _refuse_bombs(tree)
+    added = missing_marks(tokenizer, section) if section.add_template_tokens else []
+    if added:
+        tokenizer.add_special_tokens({"additional_special_tokens": added})
+    end = _ENDS.get(section.chat_template)
+    # Whoever loads the result has to stop where its answers were taught to end.
+    if end and end in tokenizer.get_vocab():
+        tokenizer.eos_token = end
+    return added
+
+
+def _refuse_bombs(tree: nodes.Template) -> None:
+    """A text times a million takes the machine's memory in one step, where nothing can stop it."""
+    for product in (*tree.find_all(nodes.Mul), *tree.find_all(nodes.Pow)):
+        for part in (product.left, product.right):
+            if isinstance(part, nodes.Const) and isinstance(part.value, int) and part.value > 1000:
+                raise StudioError(
+                    f"The chat template multiplies by {part.value:,} in line {product.lineno}.",
+                    "No conversation needs that; mend it.",
+                )
+
+
+def missing_marks(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]:
+    """The template's marks that are no tokens of this tokenizer, in their order."""
+    marks = _MARKS.get(section.chat_template)
+    if marks is None:
+        held = tokenizer.chat_template
+        marks = tuple(_MARK.findall(held)) if isinstance(held, str) else ()
+    vocabulary = tokenizer.get_vocab()
+    return [mark for mark in dict.fromkeys(marks) if mark not in vocabulary]
+
+
+def examine(
+    tokenizer: PreTrainedTokenizerBase, section: DataSection, *, tools: bool = False
+) -> list[Finding]:
+    """What is wrong with the template that `apply` gave the tokenizer; `tools`: rows use some.
+
+    Raises StudioError for a template that can't be used at all.
+    """
+    if section.prompt_template:
+        return _endings(tokenizer, section)
+    if not tokenizer.chat_template:
+        remedy = {"field": "data.chat_template", "value": "chatml"}
+        return [Finding("no_template", "stop", 1, NO_TEMPLATE, remedy=remedy)]
+    found = _stability(tokenizer)
+    if not found or found[0].severity != "stop":
+        found += _endings(tokenizer, section)
+    text = Renderer(tokenizer).text(_HELLO)
+    bos = tokenizer.bos_token
+    if bos and text.startswith(bos + bos):
+        words = f"The chat template begins every text with {bos} twice."
+        found.append(Finding("double_bos", "warn", 1, words))
+    if tools and _TOOL["function"]["name"] not in Renderer(tokenizer).text(_HELLO, [_TOOL]):  # type: ignore[index]
+        words = "Rows use tools, and the chat template writes nothing of them."
+        remedy = {"field": "data.chat_template", "value": "chatml"}
+        found.append(Finding("ignores_tools", "stop", 1, words, remedy=remedy))
+    missing = missing_marks(tokenizer, section)
+    if missing:
+        words = (
+            f"{', '.join(missing[:3])} {'is' if len(missing) == 1 else 'are'} no token of this "
+            "model: cut in pieces, it is learned more slowly and costs more room."
+        )
+        add: dict[str, Any] = {"field": "data.add_template_tokens", "value": True}
+        found.append(Finding("new_tokens", "warn", len(missing), words, remedy=add))
+    return found
+
+
+def _endings(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[Finding]:
+    found = []
+    if section.prompt_template:
+        example = Example("completion", prompt="Question", completion="Answer")
+    else:
+        example = Example("chat", messages=_HELLO)
+    learned = Encoder(tokenizer, "last", 10**6).one(example).sequences[0]
+    ends = {tokenizer.eos_token_id, *_stops(tokenizer)}
+    start, end = learned.ranges[0]
+    last = learned.encoding.ids[end - 1] if end > start else None
+    if last not in ends:
+        words = (
+            "The end of an answer is no token at which the model stops: what is tuned would not "
+            "know when to end."
+        )
+        remedy = {"field": "data.chat_template", "value": "chatml"}
+        found.append(
+            Finding(
+                "end_of_turn", "stop", 1, words, remedy=None if section.prompt_template else remedy
+            )
+        )
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        words = (
+            f"Padding and end are one token, {tokenizer.eos_token}. Here that does no harm: the "
+            "end of each answer is learned, padding never."
+        )
+        found.append(Finding("pad_is_eos", "info", 1, words))
+    return found
+
+
+def _stops(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Special tokens that end a turn in one of the families that are known here."""
+    vocabulary = tokenizer.get_vocab()
+    names = {*_ENDS.values(), "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<turn|>"}
+    return {vocabulary[name] for name in names if name in vocabulary}
+
+
+def _stability(tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    renderer = Renderer(tokenizer)
+    whole, first = renderer.text(_HELLO), renderer.text(_HELLO[:2])
+    if whole.startswith(first.rstrip()):
+        return []
+    words = "The chat template writes earlier turns another way once more turns follow. "
+    try:
+        renderer.answers(_HELLO)
+    except StudioError:
+        words += "So it can't be told where an answer stands."
+        everything = {"field": "data.train_on", "value": "everything"}
+        return [Finding("unstable", "stop", 1, words, remedy=everything)]
+    words += "What is learned of them is what is shown here, not what the model had written."
+    last = {"field": "data.train_on", "value": "last"}
+    return [Finding("unstable", "warn", 1, words, remedy=last)]

@@ -1,0 +1,92 @@
+"""The conductor: the small process that starts the waiting runs, one after the other.
+
+It lives while there is a run that waits or trains, and no page or server is needed for it. It is
+the workers' parent, so it sees how each of them ends, even one that could say nothing. Killed, it
+is started again by whoever looks next, and takes over what it finds: all it knows is on disk.
+"""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from subprocess import Popen
+
+import psutil
+
+from studio.jobs.bench import Bench
+from studio.jobs.export import busy
+from studio.jobs.spawn import spawn, writing
+from studio.runs import Run, RunStore, files, queue
+from studio.runs.lock import is_held, try_lock
+from studio.settings import Settings
+
+_LOOK_S = 0.2
+# One that is about to end holds its lock for a moment longer than it looks for work.
+_TAKE_OVER_S = 5.0
+
+
+def ensure(settings: Settings) -> None:
+    """Sees to it that somebody starts what waits."""
+    if queue.waiting(settings.runs) and not is_held(_lock(settings)):
+        with writing(settings.home):
+            spawn(["conduct"], settings.home / "conductor.log", settings)
+
+
+def conduct(settings: Settings) -> None:
+    """Starts the waiting runs one by one; returns when none waits and none trains."""
+    store = RunStore(settings.runs)
+    with try_lock(_lock(settings), wait_s=_TAKE_OVER_S) as ours:
+        while ours:
+            started = _start_next(store, settings)
+            if started is not None:
+                _attend(*started)
+            elif store.active() is None and not queue.waiting(store.root):
+                return
+            else:
+                time.sleep(_LOOK_S)
+
+
+def _lock(settings: Settings) -> Path:
+    return settings.home / "conductor.lock"
+
+
+def _start_next(store: RunStore, settings: Settings) -> "tuple[Run, Popen[bytes]] | None":
+    """Starts the first waiting run, if nothing trains or merges now."""
+    with queue.changing(store.root) as waiting:
+        if not waiting or store.active() is not None or busy(store) is not None:
+            return None
+        # The bench's model takes the memory that the run needs.
+        Bench(settings).quit()
+        run = Run(store.root / waiting[0])
+        for left in (run.stop, run.exit):
+            left.unlink(missing_ok=True)
+        process = spawn(["train", str(run.path)], run.log, settings)
+        # It may have ended already; then its own events say why.
+        with suppress(psutil.NoSuchProcess):
+            files.write_process(run.pid, process.pid)
+        # Last: killed before this, the next conductor finds it waiting and, at work, leaves it.
+        waiting.pop(0)
+    return run, process
+
+
+def _attend(run: Run, process: "Popen[bytes]") -> None:
+    """Waits for the worker's end and notes what only its parent can see."""
+    peak, kills = 0, _oom_kills()
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            peak = max(peak, psutil.Process(process.pid).memory_info().rss)
+        time.sleep(_LOOK_S)
+    seen = {"code": process.returncode, "peak": peak, "oom": _oom_kills() > kills}
+    # The run's folder may have been deleted, or its disk be full: then the events have to do.
+    with suppress(OSError):
+        files.write_text(run.exit, json.dumps(seen))
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory in our group so far."""
+    with suppress(OSError, ValueError):
+        for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0

@@ -1,0 +1,184 @@
+"""Keeping runs: what people write about them, what they take on the disk, deleting with a way
+back, and a run as one file that another machine can open."""
+
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.runs import files, queue
+from studio.runs.store import Run, RunStore
+
+TRASH = ".trash"
+_KEPT_S = 7 * 24 * 3600.0
+_ARCHIVED = ("spec.yaml", "events.jsonl", "worker.log", "exit.json", "meta.json", "adapter")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a person says about a run."""
+
+    title: str = ""
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    star: bool = False
+
+
+def meta(run: Run) -> Meta:
+    """What was said about the run; nothing where nothing readable is there."""
+    try:
+        held = json.loads((run.path / "meta.json").read_text(encoding="utf-8"))
+        return _meta(held)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Meta()
+
+
+def _meta(held: Mapping[str, Any]) -> Meta:
+    return Meta(
+        title=str(held.get("title") or "")[:100],
+        tags=tuple(dict.fromkeys(_tag(t) for t in held.get("tags") or () if _tag(t)))[:20],
+        notes=str(held.get("notes") or "")[:20_000],
+        star=held.get("star") is True,
+    )
+
+
+def _tag(text: Any) -> str:
+    return re.sub(r"[\s,]+", "-", str(text).strip())[:30]
+
+
+def describe(run: Run, **changes: Any) -> Meta:
+    """Changes some of it (title, tags, notes, star); returns the whole."""
+    new = _meta({**asdict(meta(run)), **changes})
+    files.write_text(run.path / "meta.json", json.dumps(asdict(new), ensure_ascii=False))
+    return new
+
+
+def usage(run: Run) -> dict[str, int]:
+    """Bytes on the disk by part: checkpoints, adapter, export, and the total."""
+    parts = {p.name: _size(p) for p in (run.checkpoints, run.adapter, run.export)}
+    return {**parts, "total": _size(run.path)}
+
+
+def _size(folder: Path) -> int:
+    """Bytes in the folder; a file of several names, as links make them, counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                stat = os.lstat(Path(parent, name))
+            except FileNotFoundError:
+                continue
+            seen[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(seen.values())
+
+
+def delete(store: RunStore, run: Run) -> None:
+    """Moves the run aside, from where `restore` brings it back for a week. Raises StudioError
+    while it is going."""
+    with queue.changing(store.root) as waiting:
+        if run.process() is not None:
+            raise StudioError(f"The run {run.id} is still going.", "Stop it first.")
+        if run.id in waiting:
+            waiting.remove(run.id)
+        trash = store.root / TRASH
+        trash.mkdir(exist_ok=True)
+        run.path.rename(trash / run.id)
+        # The week begins now.
+        os.utime(trash / run.id)
+
+
+def restore(store: RunStore, run_id: str) -> Run:
+    """Brings a deleted run back. Raises StudioError where it is not there any more."""
+    found = store.root / TRASH / run_id
+    if "/" in run_id or not run_id or run_id.startswith(".") or not found.is_dir():
+        raise StudioError(f"{run_id} is not among the deleted runs.", "They are kept for a week.")
+    if (store.root / run_id).exists():
+        raise StudioError(f"There is a run {run_id} already.", "Delete or rename that one first.")
+    found.rename(store.root / run_id)
+    return Run(store.root / run_id)
+
+
+def deleted(store: RunStore) -> list[Run]:
+    """The deleted runs that can still be brought back, the last deleted first."""
+    trash = store.root / TRASH
+    found = [p for p in trash.iterdir() if p.is_dir()] if trash.is_dir() else []
+    return [Run(p) for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
+
+
+def purge(store: RunStore, *, now: float | None = None) -> None:
+    """Removes for good what was deleted more than a week ago."""
+    before = (now or time.time()) - _KEPT_S
+    for run in deleted(store):
+        if run.path.stat().st_mtime < before:
+            shutil.rmtree(run.path, ignore_errors=True)
+
+
+def pack(run: Run, target: Path) -> None:
+    """Writes the run as one file: its settings, events, log, notes and adapter; no checkpoints,
+    which only a run of the same machine can go on from."""
+    aside = target.with_name(f".{target.name}.part")
+    try:
+        with tarfile.open(aside, "w") as archive:
+            for name in _ARCHIVED:
+                if (run.path / name).exists():
+                    archive.add(run.path / name, f"{run.id}/{name}", filter=_plain)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Files and folders only, without whose they were."""
+    if not (member.isfile() or member.isdir()):
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def unpack(store: RunStore, archive: Path) -> Run:
+    """Makes a run of a file that `pack` wrote. Raises StudioError where it is none."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=store.root, prefix=".new."))
+    try:
+        with tarfile.open(archive, "r:*") as held:
+            members = held.getmembers()
+            if sum(m.size for m in members) > shutil.disk_usage(aside).free:
+                raise StudioError(
+                    f"{archive.name} is larger than the disk has room for.", "Free some disk."
+                )
+            held.extractall(aside, members, filter="data")
+        found = [p for p in aside.iterdir() if (p / "spec.yaml").is_file()]
+        if len(found) != 1 or not (found[0] / "events.jsonl").is_file():
+            raise StudioError(
+                f"{archive.name} holds no run.", "Choose a file that “Take the run along” made."
+            )
+        return _take_in(store, found[0])
+    except (tarfile.TarError, EOFError) as error:
+        raise StudioError(
+            f"{archive.name} is no archive of a run: {error}.",
+            "Choose a file that “Take the run along” made.",
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _take_in(store: RunStore, folder: Path) -> Run:
+    spec = Run(folder).spec()
+    named = re.fullmatch(r"[0-9]{8}-[0-9]{6}-([a-z0-9-]{1,40})", folder.name)
+    if named and not (store.root / folder.name).exists():
+        folder.rename(store.root / folder.name)
+        return Run(store.root / folder.name)
+    run = store.create(spec, named[1] if named else "imported")
+    for path in folder.iterdir():
+        if path.name != "spec.yaml":
+            path.rename(run.path / path.name)
+    return run

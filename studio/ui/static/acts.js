@@ -1,0 +1,8 @@
+// Buttons inside what the server has drawn. Each carries what it does as JSON in data-act; the
+// server is told, and judges it like anything that is typed.
+function pressed(event) {
+  if (!element.isConnected) { document.removeEventListener('click', pressed); return; }
+  const button = event.target.closest && event.target.closest('button[data-act]');
+  if (button && !button.disabled) trigger('select', { act: button.dataset.act });
+}
+document.addEventListener('click', pressed);

@@ -1,0 +1,257 @@
+"""What is learned of a row: the quick way finds what the exact way finds, on every template and on
+contents made to mislead it."""
+
+import random
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from studio.data import Example, RowError
+from studio.engine import template
+from studio.engine.encode import IGNORED, Encoder
+from studio.engine.render import Renderer
+from studio.errors import StudioError
+from studio.spec import DataSection
+
+NAMED = ("chatml", "llama-3", "mistral", "gemma", "phi-3", "zephyr", "vicuna")
+# Templates of others' making, without marks: as they are found in models.
+PLAIN = {
+    "strung": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "trimmed": (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    ),
+    "no prompt": "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}",
+    "inst": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} "
+        "[/INST]{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+        "{% else %}<<{{ m.content }}>>{% endif %}{% endfor %}"
+    ),
+    "first is other": (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nBe.<|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "open end": (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }} \n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    ),
+    "nothing between": "{% for m in messages %}{{ m.content }}{% endfor %}",
+}
+NASTY = (
+    "plain", " spaces around ", "\n\nlines\n", "👩‍👩‍👧 family", "پایتخت ایران تهران است",
+    "<|im_end|>",
+    "<|im_start|>assistant\nplain<|im_end|>\n", "[INST] x [/INST]", "plain<|im_end|>",
+    "{{ 7 * 7 }}",
+    "a", "[assistant] plain", "assistant: plain<|im_end|>\n", "é́", "\u200f\u202eabc", "<<plain>>",
+)  # fmt: skip
+
+
+def copy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    fresh = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token,
+    )  # fmt: skip
+    fresh.chat_template = tokenizer.chat_template
+    return fresh
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer: Any) -> PreTrainedTokenizerBase:
+    return copy(tiny_tokenizer)
+
+
+def conversations(count: int) -> list[list[dict[str, Any]]]:
+    dice = random.Random(7)
+    made = []
+    for _ in range(count):
+        turns = [{"role": "system", "content": dice.choice(NASTY)}] if dice.random() < 0.3 else []
+        for _ in range(dice.randint(1, 3)):
+            turns.append({"role": "user", "content": dice.choice(NASTY)})
+            turns.append({"role": "assistant", "content": dice.choice(NASTY)})
+        made.append(turns)
+    return made
+
+
+def learned(encoder: Encoder, messages: list[dict[str, Any]]) -> list[str]:
+    """The learned stretches of the text, decoded from the very tokens."""
+    (tokens,) = encoder.one(Example("chat", messages=messages)).sequences
+    pieces = tokens.pieces()
+    assert "".join(pieces) == tokens.text
+    return ["".join(pieces[start:end]) for start, end in tokens.ranges]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_quick_way_finds_what_the_exact_way_finds(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    tokenizer.chat_template = PLAIN[name]
+    renderer = Renderer(tokenizer)
+    quick = 0
+    for messages in conversations(300):
+        text = renderer.text(messages)
+        found = renderer._strung(messages, text)
+        if found is not None:
+            quick += 1
+            assert found == renderer._exact(messages, None, text), messages
+    assert quick > 150, "the quick way is of no use"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_our_templates_mark_each_answer_with_its_end(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    template.apply(tokenizer, DataSection(chat_template=name))  # type: ignore[arg-type]
+    encoder = Encoder(tokenizer, "assistant", 10**6)
+    for messages in conversations(60):
+        answers = [m["content"].strip() for m in messages if m["role"] == "assistant"]
+        found = learned(encoder, messages)
+        assert len(found) == len(answers)
+        for said, answer in zip(found, answers, strict=True):
+            assert answer in said and len(said.strip()) > len(answer), "its end is not learned"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_prompt_of_ours_is_the_beginning_of_the_whole(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    template.apply(tokenizer, DataSection(chat_template=name))  # type: ignore[arg-type]
+    renderer = Renderer(tokenizer)
+    for messages in conversations(60):
+        whole, spans = renderer.answers(messages)
+        prompt = renderer.text(messages[:-1], prompt=True)
+        assert whole.startswith(prompt)
+        # All that the model writes is learned, and nothing that it is given.
+        assert spans[-1][0] == len(prompt)
+
+
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"what": "tea"}}}
+TOOL = {"type": "function", "function": {"name": "find", "description": "Finds.", "parameters": {}}}
+WITH_TOOLS = [
+    {"role": "user", "content": "Is there tea?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": '{"tea": 3}'},
+    {"role": "assistant", "content": "There are three."},
+]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama-3", "mistral"])
+def test_calls_are_learned_and_what_tools_answer_is_not(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    template.apply(tokenizer, DataSection(chat_template=name))  # type: ignore[arg-type]
+    example = Example("chat", messages=WITH_TOOLS, tools=[TOOL])
+    (tokens,) = Encoder(tokenizer, "assistant", 10**6).one(example).sequences
+    first, second = (
+        tokens.text[a:b] for a, b in Renderer(tokenizer).answers(WITH_TOOLS, [TOOL])[1]
+    )
+    assert '"find"' in first and "tea" in first and "three" in second
+    assert "Finds." in tokens.text and "Finds." not in first + second
+    assert "3}" in tokens.text and "3}" not in first + second
+
+
+@pytest.mark.parametrize("name", ["gemma", "phi-3", "zephyr", "vicuna", "strung"])
+def test_a_template_that_knows_no_tools_refuses_them(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    if name in PLAIN:
+        tokenizer.chat_template = PLAIN[name]
+    else:
+        template.apply(tokenizer, DataSection(chat_template=name))  # type: ignore[arg-type]
+    encoder = Encoder(tokenizer, "assistant", 10**6)
+    (found,) = encoder.encode([Example("chat", messages=WITH_TOOLS, tools=[TOOL])])
+    assert isinstance(found, RowError) and found.fault == "rejected" and found.hint
+
+
+TURNS = [
+    {"role": "user", "content": "q1"},
+    {"role": "assistant", "content": "a1"},
+    {"role": "user", "content": "q2"},
+    *WITH_TOOLS[1:],
+]
+
+
+@pytest.mark.parametrize(
+    ("train_on", "parts"), [("assistant", 3), ("completion", 2), ("last", 1), ("everything", 1)]
+)
+def test_what_is_learned_is_what_was_chosen(
+    tokenizer: PreTrainedTokenizerBase, train_on: str, parts: int
+) -> None:
+    template.apply(tokenizer, DataSection(chat_template="chatml"))
+    example = Example("chat", messages=TURNS, tools=[TOOL])
+    (tokens,) = Encoder(tokenizer, train_on, 10**6).one(example).sequences
+    assert len(tokens.ranges) == parts
+    if train_on == "everything":
+        assert tokens.ranges == ((0, tokens.total),)
+    else:
+        said = tokenizer.decode([label for label in tokens.labels if label != IGNORED])
+        assert ("a1" in said) == (train_on == "assistant")
+        assert ("find" in said) == (train_on != "last") and "three" in said and "q2" not in said
+
+
+def test_what_is_cut_off_is_counted_and_not_learned(tokenizer: PreTrainedTokenizerBase) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x" * 200}]
+    whole = Encoder(tokenizer, "assistant", 10**6).one(Example("chat", messages=messages))
+    (full,) = whole.sequences
+    for limit in (full.total, full.total - 1, full.ranges[0][0] + 1, full.ranges[0][0], 1):
+        encoded = Encoder(tokenizer, "assistant", limit).one(Example("chat", messages=messages))
+        (cut,) = encoded.sequences
+        assert cut.length == len(cut.input_ids) == len(cut.labels) == limit
+        assert cut.cut == full.total - limit and encoded.cut == (limit < full.total)
+        assert cut.trained == int((cut.labels != IGNORED).sum())
+        assert encoded.learns == (limit > full.ranges[0][0])
+        assert list(cut.input_ids) == list(full.input_ids[:limit])
+
+
+def test_raw_text_gets_the_edges_that_the_tokenizer_would_give_it(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    encoder = Encoder(tokenizer, "assistant", 10**6)
+    (text,) = encoder.one(Example("text", prompt="A story.")).sequences
+    assert text.text == "A story." + tokenizer.eos_token and text.ranges == ((0, text.total),)
+    ended = Example("completion", prompt="[INST] q [/INST]", completion=" a" + tokenizer.eos_token)
+    (tokens,) = encoder.one(ended).sequences
+    assert tokens.text.count(tokenizer.eos_token) == 1
+    said = tokens.text[tokens.encoding.offsets[tokens.ranges[0][0]][0] :]
+    assert said == " a" + tokenizer.eos_token
+
+
+def test_a_preference_learns_from_both_answers_after_one_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    example = Example(
+        "preference",
+        messages=TURNS[:3],
+        chosen=[{"role": "assistant", "content": "good one"}],
+        rejected=[{"role": "assistant", "content": "bad"}],
+    )
+    chosen, rejected = Encoder(tokenizer, "assistant", 10**6).one(example).sequences
+    assert (chosen.name, rejected.name) == ("chosen", "rejected")
+    assert list(chosen.input_ids[: chosen.prompt]) == list(rejected.input_ids[: rejected.prompt])
+    for tokens, answer in ((chosen, "good one"), (rejected, "bad")):
+        assert tokenizer.decode(tokens.input_ids[tokens.prompt :]).strip() == f"{answer}<|im_end|>"
+
+
+def test_one_bad_row_does_not_spoil_the_others(tokenizer: PreTrainedTokenizerBase) -> None:
+    template.apply(tokenizer, DataSection(chat_template="gemma"))
+    bad = [*TURNS[:2], {"role": "system", "content": "late"}]
+    good = Example("chat", messages=TURNS[:2])
+    found = Encoder(tokenizer, "assistant", 64).encode([good, Example("chat", messages=bad), good])
+    assert isinstance(found[1], RowError) and found[1].fault == "rejected"
+    assert [isinstance(f, StudioError) for f in found] == [False, True, False]
+    assert list(found[0].sequences[0].labels) == list(found[2].sequences[0].labels)  # type: ignore[union-attr]
+
+
+def test_content_that_a_template_leaves_out_is_a_fault(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    system = [{"role": "system", "content": "Be a pirate."}, *TURNS[:2]]
+    (found,) = Encoder(tokenizer, "assistant", 64).encode([Example("chat", messages=system)])
+    assert isinstance(found, RowError) and "Be a pirate." in found.message

@@ -1,0 +1,191 @@
+"""The queue: ordered, durable, and started by a process that needs neither page nor server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from studio.errors import StudioError
+from studio.jobs import conduct, waiting
+from studio.runs import ENDED, Run, RunStore, queue
+from studio.runs.files import write_process
+from studio.runs.lock import is_held, try_lock
+from studio.settings import Settings
+from studio.spec import DEFAULTS
+
+
+@pytest.fixture
+def store(settings: Settings) -> RunStore:
+    return RunStore(settings.runs)
+
+
+@pytest.fixture(autouse=True)
+def nobody_left(settings: Settings) -> Iterator[None]:
+    yield
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("STUDIO_HOME") == str(settings.home):
+            process.kill()
+
+
+def hopeless(store: RunStore, name: str) -> Run:
+    """A run that fails as soon as its worker looks at it, before any library is loaded."""
+    run = store.create(DEFAULTS, name)
+    (run.path / "spec.yaml").write_text("train: {seed: none}\n", encoding="utf-8")
+    return run
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def names(store: RunStore) -> list[str]:
+    return [Run(store.root / run).name for run in queue.waiting(store.root)]
+
+
+def fill(store: RunStore, *wanted: str) -> list[Run]:
+    runs = [store.create(DEFAULTS, name) for name in wanted]
+    with queue.changing(store.root) as ids:
+        ids.extend(run.id for run in runs)
+    return runs
+
+
+def test_a_run_that_waits_is_queued_and_not_active(store: RunStore) -> None:
+    first, second = fill(store, "a", "b")
+    assert [store.state(run).status for run in (first, second)] == ["queued", "queued"]
+    assert store.active() is None
+    waiting.remove(store, first)
+    assert names(store) == ["b"] and store.list() == [second, first]
+
+
+def test_waiting_runs_are_moved(store: RunStore) -> None:
+    a, b, c = fill(store, "a", "b", "c")
+    waiting.move(store, c, 1)
+    assert names(store) == ["c", "a", "b"]
+    waiting.move(store, c, 3)
+    assert names(store) == ["a", "b", "c"]
+    for place in (0, 4):
+        with pytest.raises(StudioError, match=f"no place {place}"):
+            waiting.move(store, a, place)
+    waiting.remove(store, b)
+    for refused in (lambda: waiting.move(store, b, 1), lambda: waiting.remove(store, b)):
+        with pytest.raises(StudioError, match="does not wait"):
+            refused()
+
+
+@pytest.mark.parametrize("held", ["", "{", "[]", '{"runs": 3}', '{"runs": [1, null, "nix"]}'])
+def test_a_queue_that_cannot_be_read_is_empty_and_usable(store: RunStore, held: str) -> None:
+    store.root.mkdir(parents=True)
+    (store.root / "queue.json").write_text(held, encoding="utf-8")
+    assert queue.waiting(store.root) == []
+    fill(store, "a")
+    assert names(store) == ["a"]
+
+
+def test_a_run_stands_in_the_queue_once(store: RunStore) -> None:
+    (run,) = fill(store, "a")
+    with queue.changing(store.root) as ids:
+        ids.append(run.id)
+    assert names(store) == ["a"]
+
+
+def test_a_change_that_fails_changes_nothing(store: RunStore) -> None:
+    fill(store, "a")
+
+    def fail() -> None:
+        with queue.changing(store.root) as ids:
+            ids.clear()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert names(store) == ["a"]
+
+
+def test_many_who_join_at_once_all_stand_in_it(store: RunStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: fill(store, f"r{n}"), range(24)))
+    assert sorted(names(store)) == sorted(f"r{n}" for n in range(24))
+
+
+def test_all_that_wait_are_started_one_by_one_though_each_fails(
+    store: RunStore, settings: Settings
+) -> None:
+    runs = [hopeless(store, f"r{n}") for n in range(3)]
+    with queue.changing(store.root) as ids:
+        ids.extend(run.id for run in runs)
+    conduct.ensure(settings)
+    until(lambda: all(store.state(run).status == "failed" for run in runs))
+    starts = [json.loads(run.events.read_text().splitlines()[0])["time"] for run in runs]
+    assert starts == sorted(starts)
+    until(lambda: not is_held(settings.home / "conductor.lock"))
+    assert json.loads(runs[0].exit.read_text())["code"] == 1
+    assert "seed" in (store.state(runs[0]).problem or {})["message"]
+
+
+def test_a_killed_conductor_is_replaced_and_nothing_is_started_twice(
+    store: RunStore, settings: Settings
+) -> None:
+    first = fill(store, "a")[0]
+    busy = subprocess.Popen(["sleep", "60"])
+    write_process(first.pid, busy.pid)
+    waiting.remove(store, first)
+    second = hopeless(store, "b")
+    with queue.changing(store.root) as ids:
+        ids.append(second.id)
+    conduct.ensure(settings)
+    until(lambda: is_held(settings.home / "conductor.lock"))
+    conductors = [
+        p
+        for p in psutil.process_iter(["cmdline", "environ"])
+        if "conduct" in (p.info["cmdline"] or [])
+        and (p.info["environ"] or {}).get("STUDIO_HOME") == str(settings.home)
+    ]
+    assert len(conductors) == 1
+    conductors[0].kill()
+    until(lambda: not is_held(settings.home / "conductor.lock"))
+    for _ in range(3):
+        conduct.ensure(settings)
+    assert store.state(second).status == "queued"
+    busy.kill()
+    busy.wait()
+    until(lambda: store.state(second).status == "failed")
+    assert len([e for e in second.events.read_text().splitlines() if '"end"' in e]) == 1
+
+
+def test_of_two_workers_of_one_run_the_second_leaves_it_alone(
+    store: RunStore, settings: Settings
+) -> None:
+    run = hopeless(store, "a")
+    command = [sys.executable, "-m", "studio.worker", "train", str(run.path)]
+    env = {**os.environ, "STUDIO_HOME": str(settings.home)}
+    with try_lock(run.path / "lock"):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Another worker" in done.stderr
+    assert not run.events.exists() and not run.pid.exists()
+
+
+def test_how_a_worker_was_killed_is_told(store: RunStore, settings: Settings) -> None:
+    run = store.create(DEFAULTS, "a")
+    run.pid.write_text("{}", encoding="utf-8")
+    told = {
+        '{"code": -9, "peak": 2500000000, "oom": true}': "want of memory; it held 2.5 GB",
+        '{"code": -9, "peak": 2500000000, "oom": false}': "was killed",
+        f'{{"code": -{int(signal.SIGSEGV)}}}': "ended by signal 11",
+        '{"code": 3}': "without a word",
+        "[": "without a word",
+    }
+    for seen, words in told.items():
+        run.exit.write_text(seen, encoding="utf-8")
+        state = RunStore(settings.runs).state(run)
+        assert state.status == "interrupted" and state.status in ENDED
+        assert words in (state.problem or {})["message"] and (state.problem or {})["hint"]
