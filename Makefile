@@ -14,8 +14,8 @@ DEV := .venv/.dev-$(shell cat requirements.txt requirements-dev.txt | cksum | cu
 $(shell test -x $(PY) || rm -f .venv/.runtime-* .venv/.dev-*)
 
 MODEL := $(or $(STUDIO_HOME),$(HOME)/.atelier)/models/SmolLM2-135M-Instruct
-# train_speed.py starts plain_trl.py to compare with it.
-BENCHES := $(filter-out bench/plain_trl.py,$(wildcard bench/*.py))
+# train_speed.py starts plain_trl.py to compare with it; gpu*.py need a GPU, and say what else.
+BENCHES := $(filter-out bench/plain_trl.py $(wildcard bench/gpu*.py),$(wildcard bench/*.py))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -1,5 +1,6 @@
 """Rows of Arrow files, mapped into memory and never read as a whole, and of Parquet files."""
 
+import mmap
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,13 +35,16 @@ class ArrowTable:
     ) -> None:
         self.notes = notes
         self._name = name
-        self._batches = [batch for path in files for batch in _mapped(path)[1]]
+        self._maps = [_Mapped(path) for path in files]
+        self._batches = [batch for mapped in self._maps for batch in mapped.batches]
         ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
         self._begins = ends - [batch.num_rows for batch in self._batches]
         whole = int(ends[-1]) if len(ends) else 0
         self._first, end = rows or (0, whole)
         self.size = max(0, min(end, whole) - self._first)
-        self._odd = bool(self._batches) and _is_odd(self._batches[0].schema)
+        # A name that is no text is found out here.
+        with readable(name):
+            self._odd = bool(self._batches) and _is_odd(self._batches[0].schema)
 
     def read(self, numbers: Numbers) -> list[Row | Broken]:
         """See `Table.read`."""
@@ -50,6 +54,8 @@ class ArrowTable:
         for begin, end in runs(np.diff(owners) != 0, len(numbers)):
             owner = int(owners[begin])
             rows += self._read(owner, wanted[begin:end] - int(self._begins[owner]))
+        for mapped in self._maps:
+            mapped.forget()
         return rows
 
     def where(self, number: int) -> str:
@@ -79,49 +85,67 @@ def readable(name: str) -> Iterator[None]:
         raise StudioError(f"{name} is not a whole file: {reason}.", "Write it again.") from None
 
 
-def _mapped(path: Path) -> tuple[Any, list[Any]]:
-    """The file as a buffer that is in memory only where it was looked at, and its batches."""
-    import pyarrow
+class _Mapped:
+    """A file's bytes, in memory only where they are looked at, and the batches that they are."""
 
-    with readable(path.name):
-        whole = pyarrow.memory_map(str(path)).read_buffer()
-        source = pyarrow.BufferReader(whole)
-        if source.read(6) == b"ARROW1":
-            reader = pyarrow.ipc.open_file(whole)
-            return whole, [reader.get_batch(n) for n in range(reader.num_record_batches)]
-        return whole, list(pyarrow.ipc.open_stream(whole))
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+
+        with readable(path.name):
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.bytes = pyarrow.py_buffer(self._map)
+            if self._map[:6] == b"ARROW1":
+                reader = pyarrow.ipc.open_file(self.bytes)
+                self.batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+            else:
+                self.batches = list(pyarrow.ipc.open_stream(self.bytes))
+
+    def holds(self, batch: Any) -> bool:
+        """Whether all of the batch lies in the file, and none was unpacked."""
+        begin, size = self.bytes.address, self.bytes.size
+        buffers = [b for column in batch.columns for b in column.buffers() if b and b.size]
+        return all(0 <= b.address - begin < size for b in buffers)
+
+    def forget(self) -> None:
+        """Takes out of memory what was looked at; it is read again where it is needed."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def is_sound(path: Path) -> bool:
     """Whether every value can be looked at without harm, and lies in the file as it is used: not
     packed. Raises StudioError where the file is broken. Reads all of it."""
-    whole, found = _mapped(path)
+    mapped = _Mapped(path)
     inside = True
-    with readable(path.name):
-        for batch in found:
+    for batch in mapped.batches:
+        with readable(path.name):
             batch.validate(full=True)
-            buffers = [b for column in batch.columns for b in column.buffers() if b and b.size]
-            inside = inside and all(0 <= b.address - whole.address < whole.size for b in buffers)
+            inside = inside and mapped.holds(batch)
+        mapped.forget()
     return inside
 
 
 def batches(path: Path, kind: str) -> Iterator[Any]:
-    """The record batches of a Parquet or an Arrow file, read one after another."""
-    import pyarrow
+    """The rows of a Parquet or an Arrow file in small batches, each of which was validated."""
     from pyarrow import parquet
 
-    with readable(path.name), path.open("rb") as file:
+    with readable(path.name):
         if kind == "parquet":
-            # A buffer, or all of a column's block would be in memory, which may be all of the file.
-            whole = parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
-            yield from whole.iter_batches(batch_size=_BATCH)
-        elif file.read(6) == b"ARROW1":
-            reader = pyarrow.ipc.open_file(file)
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number)
-        else:
-            file.seek(0)
-            yield from pyarrow.ipc.open_stream(file)
+            with path.open("rb") as file:
+                # Through a buffer, or all of a column's block would be in memory: perhaps all of
+                # the file.
+                whole = parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+                for part in whole.iter_batches(batch_size=_BATCH):
+                    part.validate(full=True)
+                    yield part
+            return
+        mapped = _Mapped(path)
+        for batch in mapped.batches:
+            for begin in range(0, batch.num_rows, _BATCH):
+                part = batch.slice(begin, _BATCH)
+                part.validate(full=True)
+                yield part
+            mapped.forget()
 
 
 def rewrite(path: Path, kind: str, target: Path, report: Report, check: Callable[[], None]) -> None:
@@ -132,11 +156,9 @@ def rewrite(path: Path, kind: str, target: Path, report: Report, check: Callable
     done, writer = 0, None
     try:
         for batch in batches(path, kind):
-            batch.validate(full=True)
             check()
             writer = writer or pyarrow.ipc.new_file(str(target), batch.schema)
-            for begin in range(0, batch.num_rows, _BATCH):
-                writer.write_batch(batch.slice(begin, _BATCH))
+            writer.write_batch(batch)
             done += batch.num_rows
             report.stage(f"reading {path.name}, {done:,} rows")
     finally:

@@ -156,6 +156,8 @@ _MOJIBAKE = re.compile(
     f"ï»¿|ï¿½|Â[\xa0-\xbf]|Ã[\x80-\xbf€‚ƒ„†‡ˆ‰Š‹ŒŽ•–—˜™š›œžŸ]|â€[{_FOLLOW}]|ðŸ[{_FOLLOW}]{{2}}"
     f"|(?:[Â-ß][{_FOLLOW}]){{2,}}|(?:[à-ï][{_FOLLOW}]{{2}}){{2,}}"
 )
+# How each of those begins: a look that takes a tenth of the time.
+_SUSPECT = re.compile(f"[Â-ð][{_FOLLOW}]")
 
 
 def _badly_encoded(text: str) -> bool:
@@ -163,6 +165,8 @@ def _badly_encoded(text: str) -> bool:
         return "\x00" in text
     if _BAD.search(text):
         return True
+    if not _SUSPECT.search(text):
+        return False
     return any(_was_utf8(found.group()) for found in _MOJIBAKE.finditer(text))
 
 

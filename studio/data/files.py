@@ -90,7 +90,9 @@ def _table_rows(file: File) -> Iterator[Numbered]:
     done = 0
     with _unpacked(file) as path:
         for batch in arrow.batches(path, file.kind):
-            for row in batch.to_pylist():
+            with arrow.readable(path.name):
+                found = batch.to_pylist()
+            for row in found:
                 done += 1
                 yield done, arrow.plain(row)
 

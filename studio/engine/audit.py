@@ -22,6 +22,7 @@ from studio.engine.audit_findings import Facts, findings
 from studio.engine.audit_languages import Languages
 from studio.engine.audit_rows import CHUNK, Examiner, Noted
 from studio.engine.audit_sums import Sums
+from studio.engine.audit_tokens import Measurer
 from studio.engine.encode import Encoder, example_problem
 from studio.engine.preview import histogram
 from studio.engine.report import Report
@@ -67,13 +68,12 @@ class Audit:
         with tempfile.TemporaryDirectory(dir=scratch, prefix="rows-") as folder:
             noted = Noted.make(Path(folder), len(positions))
             languages = Languages()
-            examiner = Examiner(self.data, self._encoder(), languages, noted)
+            encoder = self._encoder()
+            examiner = Examiner(self.data, Measurer(encoder), languages, noted)
             self._look(positions, examiner, report, crew or audit_crew.processes())
             report.stage("comparing rows")
             sums = Sums.of(self.data, positions, part, noted, languages.names, report)
-            facts = Facts(
-                self.spec, self.data, examiner.encoder, self.context, positions, noted, sums
-            )
+            facts = Facts(self.spec, self.data, encoder, self.context, positions, noted, sums)
             found = (*findings(facts), *self._template(bool(noted.has("tools").any())))
         lengths = histogram(sums.lengths, len(positions), self.spec.train.max_length)
         seconds = round(time.monotonic() - began, 2)

@@ -13,7 +13,7 @@ from studio.data import Broken, Data, Example, Numbers, Row, RowError, likeness,
 from studio.data.alike import PERMUTATIONS, Keys, Signatures, marks
 from studio.data.cache import check_disk
 from studio.engine.audit_languages import Languages
-from studio.engine.encode import Encoded, Encoder
+from studio.engine.audit_tokens import Measured, Measurer
 from studio.errors import StudioError
 
 # What a row can be flagged with; the first three leave nothing else to look at.
@@ -88,7 +88,7 @@ class Examiner:
     """Looks at rows and notes what it sees."""
 
     data: Data
-    encoder: Encoder
+    measurer: Measurer
     languages: Languages
     noted: Noted
 
@@ -97,7 +97,7 @@ class Examiner:
         StudioError for a template under which no row can be trained."""
         ((_, rows),) = self.data.iterate(positions, len(positions))
         places, examples = self._read(rows, begin)
-        for at, found in zip(places, self.encoder.encode(examples), strict=True):
+        for at, found in zip(places, self.measurer.measure(examples), strict=True):
             self._tokens(at, found, int(positions[at - begin]))
         said = [likeness(example) for example in examples]
         keys, signatures = marks(said)
@@ -125,7 +125,7 @@ class Examiner:
             examples.append(example)
         return places, examples
 
-    def _tokens(self, at: int, found: Encoded | StudioError, position: int) -> None:
+    def _tokens(self, at: int, found: Measured | StudioError, position: int) -> None:
         if isinstance(found, RowError):
             self._flag(at, found.fault)
             return
@@ -133,11 +133,9 @@ class Examiner:
             place = self.data.where(position)
             raise StudioError(f"{place}: {found.message}", found.hint)
         noted = self.noted
-        noted.length[at] = max(s.total for s in found.sequences)
-        noted.tokens[at] = sum(s.length for s in found.sequences)
-        noted.trained[at] = sum(s.trained for s in found.sequences)
-        noted.lost[at] = lost = sum(s.cut for s in found.sequences)
-        if lost:
+        noted.length[at], noted.tokens[at] = found.length, found.tokens
+        noted.trained[at], noted.lost[at] = found.trained, found.lost
+        if found.lost:
             self._flag(at, "cut")
         if not found.learns:
             self._flag(at, "nothing_trained")

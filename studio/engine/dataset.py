@@ -136,7 +136,7 @@ def _write(
             path.unlink()
             empty.append(part)
     report.stage(f"tokenizing {total} of {total}", total, total)
-    refuse_rows(tally, spec)
+    refuse_rows(tally, spec, data)
     told = notes(tally, spec)
     if "validation" in empty:
         told.append("No row held back has anything to learn, so there is no evaluation loss.")
@@ -161,7 +161,7 @@ def _batches(
             try:
                 example = data.example(row)
             except RowError as error:
-                tally.add(error.fault, data.where(position), error.message)
+                tally.add(error.fault, position, error.message)
                 continue
             wrong = example_problem(example, spec.train.trainer)
             if wrong is not None:
@@ -182,14 +182,14 @@ def _kept(
     kept = []
     for position, found in zip(places, encoded, strict=True):
         if isinstance(found, RowError):
-            tally.add(found.fault, data.where(position), found.message)
+            tally.add(found.fault, position, found.message)
             continue
         if isinstance(found, StudioError):
             raise found
         if found.cut:
-            tally.add("cut", data.where(position))
+            tally.add("cut", position)
         if not found.learns:
-            tally.add("nothing_trained", data.where(position), "all of its answers are cut off.")
+            tally.add("nothing_trained", position, "All of its answers are cut off.")
         elif not found.cut or "cut" not in data.token_drops:
             kept.append((position, found))
     return kept

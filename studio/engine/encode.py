@@ -16,6 +16,8 @@ from studio.errors import StudioError
 
 IGNORED = -100
 Ids = npt.NDArray[np.int32]
+# A sequence before it is encoded: its name, its text and the spans of the text that are learned.
+Prepared = tuple[str, str, list[Span]]
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,7 @@ class Encoder:
     def encode(self, examples: Sequence[Example]) -> list[Encoded | StudioError]:
         """Each row's sequences, or what is wrong with it: a RowError for the row alone, another
         StudioError for a template under which no row can be trained."""
-        prepared: list[list[tuple[str, str, list[Span]]] | StudioError] = []
-        for example in examples:
-            try:
-                prepared.append(self._texts(example))
-            except StudioError as error:
-                prepared.append(error)
+        prepared = [self.prepare(example) for example in examples]
         texts = [text for p in prepared if isinstance(p, list) for _, text, _ in p]
         # The template writes the special tokens itself: adding them again would double the first.
         encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
@@ -134,6 +131,13 @@ class Encoder:
             for example, p in zip(examples, prepared, strict=True)
         ]
 
+    def prepare(self, example: Example) -> list[Prepared] | StudioError:
+        """The row's sequences as text, or what is wrong with it."""
+        try:
+            return self._texts(example)
+        except StudioError as error:
+            return error
+
     def one(self, example: Example) -> Encoded:
         """A single row. Raises StudioError."""
         (encoded,) = self.encode([example])
@@ -141,9 +145,7 @@ class Encoder:
             raise encoded
         return encoded
 
-    def _encoded(
-        self, example: Example, prepared: list[tuple[str, str, list[Span]]], encodings: Any
-    ) -> Encoded:
+    def _encoded(self, example: Example, prepared: list[Prepared], encodings: Any) -> Encoded:
         sequences = []
         for name, text, spans in prepared:
             encoding = next(encodings)
@@ -156,7 +158,7 @@ class Encoder:
             sequences = _after_one_prompt(*sequences)
         return Encoded(example, tuple(sequences))
 
-    def _texts(self, example: Example) -> list[tuple[str, str, list[Span]]]:
+    def _texts(self, example: Example) -> list[Prepared]:
         """The row's sequences as (name, text, what is learned of it)."""
         match example.kind:
             case "chat":

@@ -26,12 +26,14 @@ class Tally:
 
     rows: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+    first: dict[str, tuple[int, str]] = field(default_factory=dict)
 
-    def add(self, fault: str, where: str, why: str = "") -> None:
-        """Counts a row with the fault; `why` is a sentence."""
+    def add(self, fault: str, position: int, why: str = "") -> None:
+        """Counts the row at the position under the fault; `why` is a sentence."""
         self.counts[fault] = self.counts.get(fault, 0) + 1
-        self.first.setdefault(fault, f"{where}: {why}" if why else f"{where}.")
+        # The parts come one after the other, so an earlier row may come later.
+        if fault not in self.first or position < self.first[fault][0]:
+            self.first[fault] = (position, why)
 
 
 def refuse_template(tokenizer: PreTrainedTokenizerBase, spec: RunSpec, data: Data) -> None:
@@ -45,15 +47,18 @@ def refuse_template(tokenizer: PreTrainedTokenizerBase, spec: RunSpec, data: Dat
     _refuse(found, spec)
 
 
-def refuse_rows(tally: Tally, spec: RunSpec) -> None:
+def refuse_rows(tally: Tally, spec: RunSpec, data: Data) -> None:
     """Raises StudioError for rows that would ruin the run. Those that a step drops may go."""
     found = []
-    for fault, count in tally.counts.items():
+    for fault in sorted(tally.counts, key=list(_SAID).index):
+        count = tally.counts[fault]
         # The end of a few long rows may be missed.
         if fault in _dropped(spec) or (fault == "cut" and 2 * count < tally.rows):
             continue
         said = _SAID[fault].format(length=f"{spec.train.max_length:,}")
-        words = f"{count:,} of {tally.rows:,} rows {said}; the first is {tally.first[fault]}"
+        position, why = tally.first[fault]
+        first = f"{data.where(position)}{f': {why}' if why else '.'}"
+        words = f"{count:,} of {tally.rows:,} rows {said}; the first is {first}"
         found.append(Finding(fault, "stop", count, words, remedy=drop(fault)))
     _refuse(found, spec)
 

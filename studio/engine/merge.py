@@ -16,6 +16,8 @@ from studio.engine.tokenizer import load_tokenizer
 from studio.runs import Run, files
 from studio.settings import Settings
 
+_GENERATION = "generation_config.json"
+
 
 def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
     """Merges into the unquantized base, whatever it was trained on: merging into 4-bit weights
@@ -40,10 +42,24 @@ def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
     with files.whole_folder(out) as aside:
         merged.save_pretrained(str(aside))
         tokenizer.save_pretrained(str(aside))
-        if (folder / "generation_config.json").is_file():
-            shutil.copyfile(folder / "generation_config.json", aside / "generation_config.json")
-        else:
-            (aside / "generation_config.json").unlink(missing_ok=True)
+        (aside / _GENERATION).unlink(missing_ok=True)
+        _write_generation(folder, aside, tokenizer.eos_token_id)
+
+
+def _write_generation(folder: Path, aside: Path, end: int) -> None:
+    """The base's own settings, to the letter; but where its answers were taught to end with another
+    token, whoever loads the model has to stop there too."""
+    path = folder / _GENERATION
+    held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = held.get("eos_token_id", config.get("eos_token_id"))
+    ends = named if isinstance(named, list) else [named]
+    if end not in ends:
+        held["eos_token_id"] = [*(known for known in ends if known is not None), end]
+        text = json.dumps(held, indent=2, sort_keys=True) + "\n"
+        (aside / _GENERATION).write_text(text, encoding="utf-8")
+    elif path.is_file():
+        shutil.copyfile(path, aside / _GENERATION)
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:

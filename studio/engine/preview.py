@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.data import Data, Example, RowError, open_data
+from studio.data import Data, Example, Parts, RowError, open_data
 from studio.data.findings import to_dicts
 from studio.engine import template
 from studio.engine.encode import IGNORED, Encoded, Encoder, Tokens, example_problem
@@ -35,6 +35,7 @@ class Preview:
         self._model: tuple[ModelSection, Path] | None = None
         self._tokenizer: tuple[object, Tokenizer] | None = None
         self._encoder: tuple[object, Encoder] | None = None
+        self._parts: tuple[object, Parts] | None = None
 
     def show(self, spec: RunSpec, start: int, count: int, report: Report) -> Reply:
         """`total`, `parts` (rows to learn, to evaluate, to test), `layout`, `columns`, `context`
@@ -45,7 +46,7 @@ class Preview:
         folder = self._resolve(spec.model, report)
         loaded = self._load_tokenizer(folder, spec.data, report)
         encoder = self._encoder_for(spec, loaded)
-        parts = data.parts(spec.train.seed)
+        parts = self._split(data, spec.train.seed)
         start = max(0, start)
         raw = data.raw(start, count)
         tools = any(isinstance(row, dict) and row.get("tools") for row in raw)
@@ -168,6 +169,13 @@ class Preview:
             self._tokenizer = (key, load_tokenizer(folder, section))
         return self._tokenizer[1]
 
+    def _split(self, data: Data, seed: int) -> Parts:
+        # Drawing from a million rows takes longer than all the rest of a row.
+        key = (data.fingerprint, seed)
+        if self._parts is None or self._parts[0] != key:
+            self._parts = (key, data.parts(seed))
+        return self._parts[1]
+
     def _encoder_for(self, spec: RunSpec, loaded: Tokenizer) -> Encoder:
         key = (id(loaded), spec.data.train_on, spec.train.max_length)
         if self._encoder is None or self._encoder[0] != key:
@@ -232,8 +240,10 @@ def _described(chosen: Any, batch: Any, sha256: str) -> Reply:
     if "positions" in chosen.column_names:
         rows, lengths = list(chosen["positions"]), list(chosen["seq_lengths"])
     else:
-        rows = [[position] for position in chosen["position"]]
-        lengths = [[length] for length in chosen["length"]]
+        lengths = [[length] for length in batch["attention_mask"].sum(dim=1).tolist()]
+        # A preference comes twice: all that are chosen, then all that are rejected.
+        times = len(lengths) // len(chosen)
+        rows = [[position] for position in chosen["position"]] * times
     if "labels" in batch:
         trained = int((batch["labels"] != IGNORED).sum())
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedTokenizerBase
 
 from studio.data import open_data
@@ -107,6 +108,10 @@ def build(
         processing_class=loaded.tokenizer,
         peft_config=_checked(lora_config(spec, _rows_of(loaded.new_ids, model)), model),
     )
+    for module in trainer.model.modules():
+        # trl's head asks for it, and peft's wrapper around a head knows only its weight.
+        if isinstance(module, TrainableTokensWrapper):
+            module.bias = None
     # "auto" would ask the Hub about them, and save all of them where some were added.
     trainer.model.save_pretrained = partial(
         trainer.model.save_pretrained, save_embedding_layers=False
@@ -126,10 +131,16 @@ def build(
 
 def _rows_of(tokens: list[int], model: Any) -> dict[str, list[int]]:
     """The tokens by the name of each module that has a row for them. Where the two are one, peft
-    keeps them so; where they are not, the head has to learn to write what is new, too."""
+    keeps them so; where they are not, the head has to learn to write what is new, too. Raises
+    StudioError for a head to which nothing can be added."""
     if not tokens:
         return {}
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if getattr(ends[1], "bias", None) is not None:
+        raise StudioError(
+            "Tokens can't be added to this model: its head has a bias.",
+            "Set data.add_template_tokens to false, or choose another model.",
+        )
     names = {id(module): name for name, module in model.named_modules()}
     return {names[id(end)].rpartition(".")[2]: tokens for end in ends if end is not None}
 

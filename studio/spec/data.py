@@ -299,5 +299,7 @@ class DataSection(Section):
             "cut",
             "leaked",
             "end_of_turn",
+            "ignores_tools",
+            "unstable",
         ),
     )

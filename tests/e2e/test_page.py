@@ -48,8 +48,9 @@ def test_every_wrong_field_is_named_beside_it_and_nothing_starts(watched: Watche
 def test_a_page_that_is_left_alone_asks_only_how_the_runs_go(watched: Watched) -> None:
     page = watched.page
     watched.open()
-    for name in ("Data", "Tune"):
-        watched.tab(name)
+    watched.tab("Data")
+    expect(page.locator("#data-lengths")).to_contain_text("up to", timeout=90_000)
+    watched.tab("Tune")
     expect(page.locator("#tune-summary")).to_contain_text("What will happen")
     page.wait_for_timeout(3000)
     asked: list[str] = []

@@ -11,6 +11,7 @@ from studio.data import open_data
 from studio.engine.dataset import Prepared, prepare
 from studio.engine.encode import Encoder
 from studio.engine.preview import Preview
+from studio.engine.tokenizer import load_tokenizer
 from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import RunSpec
@@ -22,7 +23,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture
 def prepared(
-    settings: Settings, tiny_tokenizer: Any, spec_with: SpecWith, recorder: Recorder, tmp_path: Path
+    settings: Settings, tiny_model: Path, spec_with: SpecWith, recorder: Recorder, tmp_path: Path
 ) -> Callable[..., Prepared]:
     """The rows, prepared under a spec with some fields changed."""
 
@@ -34,7 +35,8 @@ def prepared(
         data = {"path": str(path), **sections.pop("data", {})}
         spec = spec_with(data=data, **sections)
         opened = open_data(spec.data, settings)
-        return prepare(opened, tiny_tokenizer, spec, settings, recorder)
+        tokenizer = load_tokenizer(tiny_model, spec.data).tokenizer
+        return prepare(opened, tokenizer, spec, settings, recorder)
 
     return make
 
@@ -99,11 +101,13 @@ def test_all_that_would_ruin_a_run_is_told_at_once(
 ) -> None:
     with pytest.raises(StudioError) as caught:
         prepared([*rows, EMPTY, NONE, EMPTY])
-    assert "2 of 23 rows have an empty answer; the first is given.jsonl, line 21" in str(caught.value)
+    assert "2 of 23 rows have an empty answer; the first is given.jsonl, line 21" in str(
+        caught.value
+    )
     assert "1 of 23 rows are no rows of this layout" in caught.value.message
     for name in ("empty_answer", "unreadable"):
         assert f"{{do: drop, what: {name}}}" in caught.value.hint
-    assert "data.accepted: [empty_answer, unreadable]" in caught.value.hint
+    assert "data.accepted: [unreadable, empty_answer]" in caught.value.hint
     # One of the two is not enough.
     with pytest.raises(StudioError, match="no rows of this layout"):
         prepared([*rows, EMPTY, NONE], data={"accepted": ["empty_answer"]})

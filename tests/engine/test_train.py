@@ -1,6 +1,7 @@
 """Runs, from start to their last event: finished, stopped, failed at each stage."""
 
 import json
+import math
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -301,3 +302,66 @@ def test_the_same_seed_gives_the_same_run(new_run: NewRun, train_here: TrainHere
         assert train_here(run) == 0
         losses.append([log["loss"] for log in of_kind(run, "log")])
     assert losses[0] == losses[1] != losses[2]
+
+
+PAIRS = [
+    {"prompt": f"What is your name? {n}", "chosen": "My name is Bramble.", "rejected": "The tea."}
+    for n in range(12)
+]
+MARKED = [
+    {
+        "messages": [
+            {"role": "user", "content": f"How are you? {n}"},
+            {"role": "assistant", "content": "I am well." if n % 2 else "The clock."},
+        ],
+        "label": bool(n % 2),
+    }
+    for n in range(12)
+]
+
+
+@pytest.mark.parametrize(("trainer", "compared"), [("dpo", PAIRS), ("kto", MARKED)])
+def test_answers_that_are_compared_move_apart(
+    new_run: NewRun, train_here: TrainHere, tmp_path: Path, trainer: str, compared: list[Any]
+) -> None:
+    path = tmp_path / "compared.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in compared), encoding="utf-8")
+    run = new_run(
+        data={"path": str(path), "validation": "4", "test": "2"},
+        train={"trainer": trainer, "max_steps": 6, "per_device_train_batch_size": 2},
+        eval={"eval_on_start": False, "eval_steps": 3},
+    )
+    assert train_here(run) == 0, ended(run)
+    logs = of_kind(run, "log")
+    assert [log["step"] for log in logs] == [1, 2, 3, 4, 5, 6]
+    # The base, which the adapter is held against, is the same model without it: at first they are
+    # of one mind, whatever they say.
+    assert logs[0]["loss"] == pytest.approx(math.log(2) if trainer == "dpo" else 0.5, abs=1e-3)
+    names = {"rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"}
+    names |= {"rewards/accuracies", "rewards/margins"} if trainer == "dpo" else {"kl"}
+    seen: set[str] = set()
+    for log in logs:
+        numbers = {k: v for k, v in log.items() if "/" in k or k == "kl"}
+        assert all(isinstance(value, float) for value in numbers.values())
+        assert log["tokens_per_second"] > 0
+        seen |= set(numbers)
+    assert names <= seen
+    evaluated = of_kind(run, "eval")
+    assert [event["step"] for event in evaluated] == [3, 6]
+    assert any(k.startswith("eval_rewards/") for k in evaluated[-1])
+    end = ended(run)
+    assert end["status"] == "finished" and end["test_loss"] > 0
+    state = RunStore(run.path.parent).state(run)
+    assert (state.status, state.step) == ("finished", 6)
+    if trainer == "dpo":
+        assert logs[-1]["rewards/margins"] > logs[0]["rewards/margins"] == 0
+        assert logs[-1]["loss"] < logs[0]["loss"]
+
+
+def test_the_test_rows_are_measured_once_at_the_end(new_run: NewRun, train_here: TrainHere) -> None:
+    run = new_run(data={"validation": "0", "test": "5"}, train={"max_steps": 2})
+    assert train_here(run) == 0, ended(run)
+    (start,) = of_kind(run, "start")
+    assert (start["train_rows"], start["eval_rows"], start["test_rows"]) == (15, 0, 5)
+    assert of_kind(run, "eval") == [] and ended(run)["test_loss"] > 0
+    assert ended(run)["eval_loss"] is None

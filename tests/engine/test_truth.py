@@ -14,8 +14,9 @@ from studio.engine.train import train
 from studio.runs import RunStore
 from studio.runs.events import read
 from studio.settings import PROJECT, Settings
-from studio.spec import parse
+from studio.spec import RunSpec, parse
 
+Shown = tuple[tuple[int, ...], tuple[bool, ...]]
 TEMPLATES = ("model", "chatml", "llama-3")
 SHARED = PROJECT.parent / "shared" / "data"
 SAID = [
@@ -96,11 +97,28 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def compare(
-    settings: Settings, model: Path, told: list[str], data: dict[str, Any], **fields: Any
-) -> list[str]:
-    """Trains a few steps and asks the preview for the same batches; the digests, once equal."""
-    spec = parse(
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> list[Shown]:
+    """The sequences that a trainer really gets, each with which of its tokens are learned."""
+    found: list[Shown] = []
+    before = trainers._Prepared.training_step
+
+    def step(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        learned = inputs["labels"] != -100 if "labels" in inputs else inputs["completion_mask"] == 1
+        for ids, which, mask in zip(
+            inputs["input_ids"], learned, inputs["attention_mask"].bool(), strict=True
+        ):
+            assert not which[~mask].any()
+            found.append((tuple(ids[mask].tolist()), tuple(which[mask].tolist())))
+        return before(self, model, inputs, *rest, **more)
+
+    monkeypatch.setattr(trainers._Prepared, "training_step", step)
+    return found
+
+
+def parse_like(model: Path, data: dict[str, Any], **fields: Any) -> RunSpec:
+    """A spec that trains a few steps."""
+    return parse(
         {
             "model": {"name_or_path": str(model)},
             # Llama 3's marks are no tokens of the tiny model.
@@ -115,12 +133,27 @@ def compare(
             },
         }
     )  # fmt: skip
+
+
+def compare(
+    settings: Settings, model: Path, told: list[str], data: dict[str, Any], **fields: Any
+) -> list[str]:
+    """Trains a few steps and asks the preview for the same batches; the digests, once equal."""
+    spec = parse_like(model, data, **fields)
     run = RunStore(settings.runs).create(spec, "truth")
     report = Reporter(run.events)
     train(run, settings, report)
     preview = Preview(settings)
     batches = preview.batch(spec, 0, report)["batches"]
-    shown = [preview.batch(spec, n, report)["sha256"] for n in range(min(3, batches))]
+    replies = [preview.batch(spec, n, report) for n in range(min(3, batches))]
+    shown = [reply["sha256"] for reply in replies]
+    for reply in replies:
+        height, width = reply["shape"]
+        assert reply["tokens"] + reply["padding"] == height * width
+        assert sum(sum(lengths) for lengths in reply["lengths"]) == reply["tokens"]
+        assert [len(r) for r in reply["rows"]] == [len(n) for n in reply["lengths"]]
+        assert height == (1 if spec.train.packing else len(reply["rows"]))
+        assert 0 < reply["trained"] <= reply["tokens"]
     assert told[: len(shown)] == shown and (len(set(shown)) > 1 or batches == 1)
     # The run notes the same of its first batch.
     assert [e["sha256"] for e in read(run.events) if e["type"] == "batch"] == shown[:1]
@@ -214,3 +247,23 @@ def test_a_prompt_template_of_ones_own(
 ) -> None:
     data = {"path": write(settings, LAYOUTS["alpaca"]), "prompt_template": template}
     compare(settings, tiny_model, told, {**data, "completion_template": " {{ output }}"})
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "everything"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_row_shows_is_what_is_learned_of_it(
+    settings: Settings, tiny_model: Path, told: list[str], got: list[Shown],
+    layout: str, train_on: str,
+) -> None:  # fmt: skip
+    """Token by token: the coloured ones are those that the trainer learns, and no others."""
+    if trainer_of(layout) != "sft" and train_on != "assistant":
+        pytest.skip("judges the answer, always")
+    template = "mistral" if layout == "tools" else "llama-3"
+    data = {"path": write(settings, LAYOUTS[layout]), "chat_template": template}
+    fields = {"trainer": trainer_of(layout), "max_length": 60 if layout == "alpaca" else 700}
+    compare(settings, tiny_model, told, {**data, "train_on": train_on}, **fields)
+    spec = parse_like(tiny_model, {**data, "train_on": train_on}, **fields)
+    rows = Preview(settings).show(spec, 0, 99, Reporter(settings.home / "said.jsonl"))["rows"]
+    sequences = [s for row in rows for s in row["sequences"]]
+    shown = sorted((tuple(s["input_ids"]), tuple(s["trained"])) for s in sequences)
+    assert len(rows) == len(SAID) and shown == sorted(got)

@@ -56,7 +56,7 @@ def test_a_file_of_any_kind_gives_its_rows(
     assert data.notes == () and f".{suffix}{packed}" in SUFFIXES
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("kind", TEXTUAL)
 def test_the_first_bytes_say_the_encoding(
     settings: Settings, tmp_path: Path, kind: str, encoding: str
@@ -131,6 +131,8 @@ def test_what_json_does_not_allow_but_python_reads_is_read(
     path = write(tmp_path / "a.jsonl", '{"a": "\\ud83d", "b": NaN}\n{"a": "c"}\n')
     row = opened(settings, path, layout="text", columns={"text": "a"}).row(0)
     assert row["a"] == "\ud83d" and row["b"] != row["b"]
+    rows = [{"text": "\ud83d", "n": 10**30}, {"text": "a", "n": 1}]
+    assert rows_of(settings, write(tmp_path / "a.json", json.dumps(rows))) == rows
 
 
 @pytest.mark.parametrize(
@@ -148,14 +150,15 @@ def test_what_json_does_not_allow_but_python_reads_is_read(
         ("a.json", '{"a": ["1"], "b": ["1", "2"]}', "a 1, b 2"),
         ("a.json", "[]", "no rows"),
         ("a.json", '{"a": []}', "no rows"),
+        ("a.json", "{}", "no rows"),
         ("a.json", "", "empty"),
         ("a.jsonl", " \n\n ", "empty"),
         ("a.csv", "\ufeff", "empty"),
         ("a.csv.gz", "", "empty"),
         ("a.csv", "a,b\n", "no rows"),
         ("a.csv", 'a,b\n1,2\n3,"never closed\n5,6\n', "line 3: a quote is opened"),
-        ("a.csv", "a,a\n1,2\n", "twice"),
-        ("a.csv", "a,\n1,2\n", "not at all"),
+        ("a.csv", "a,a\n1,2\n", "twice or not at all: a"),
+        ("a.csv", "a,\n1,2\n", "not at all: (no name)"),
         ("a.json", "a,b\n1,2\n", "no JSON; it begins with 'a,b'"),
         ("a.jsonl", "a,b\n1,2\n", "no JSON; it begins with 'a,b'"),
         ("a.parquet", "this is text", "no parquet file"),
@@ -232,6 +235,16 @@ def test_a_suffix_that_lies_is_seen_through_and_said(
     assert data.raw(0, 5) == ROWS
     expected = (f"{name} is read as {said}, which it is in spite of its name.",) if said else ()
     assert data.notes == expected
+
+
+def test_only_what_is_certain_is_seen_through(settings: Settings, tmp_path: Path) -> None:
+    text = '{"a": "1"}\nis an object, and this is text\nto the end\n'
+    assert len(rows_of(settings, write(tmp_path / "a.txt", text))) == 3
+    assert len(rows_of(settings, write(tmp_path / "b.txt", '[{"a": "1"}]\n[{"a": "2"}]'))) == 2
+    listed = write(tmp_path / "c.jsonl", '[{"text": "a"}, {"text": "b"}]')
+    assert rows_of(settings, listed) == [{"text": "a"}, {"text": "b"}]
+    error = wrong(settings, write(tmp_path / "d.jsonl", "[1, 2]"))
+    assert "None of the first rows can be read: It is not an object" in error.message
 
 
 def test_packed_or_not_is_seen_in_spite_of_the_name(settings: Settings, tmp_path: Path) -> None:
