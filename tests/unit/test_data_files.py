@@ -243,8 +243,10 @@ def test_only_what_is_certain_is_seen_through(settings: Settings, tmp_path: Path
     assert len(rows_of(settings, write(tmp_path / "b.txt", '[{"a": "1"}]\n[{"a": "2"}]'))) == 2
     listed = write(tmp_path / "c.jsonl", '[{"text": "a"}, {"text": "b"}]')
     assert rows_of(settings, listed) == [{"text": "a"}, {"text": "b"}]
-    error = wrong(settings, write(tmp_path / "d.jsonl", "[1, 2]"))
-    assert "None of the first rows can be read: It is not an object" in error.message
+    with pytest.raises(
+        StudioError, match=r"d\.jsonl: None of the first rows can be read: It is not"
+    ):
+        opened(settings, write(tmp_path / "d.jsonl", "[1, 2]"))
 
 
 def test_packed_or_not_is_seen_in_spite_of_the_name(settings: Settings, tmp_path: Path) -> None:
@@ -541,12 +543,18 @@ def test_many_small_files_are_a_large_one(settings: Settings, tmp_path: Path) ->
 
 
 def test_what_nobody_has_used_for_long_is_forgotten(settings: Settings, tmp_path: Path) -> None:
-    for name in ("a.csv", "b.csv"):
-        opened(settings, write(tmp_path / name, as_text("csv")))
-    old, young = settings.home.joinpath("cache", "data", "files").glob("[!.]*")
-    os.utime(old, (1, 1))
-    opened(settings, write(tmp_path / "c.csv", as_text("csv")))
-    assert not old.exists() and young.exists()
+    paths = [write(tmp_path / name, as_text("csv")) for name in ("a.csv", "b.csv", "c.csv")]
+    shelf = settings.home / "cache" / "data" / "files"
+    kept = []
+    for path in paths[:2]:
+        opened(settings, path)
+        kept += [folder for folder in shelf.glob("[!.]*") if folder not in kept]
+    for folder in kept:
+        os.utime(folder, (1, 1))
+    # Using it counts.
+    opened(settings, paths[0])
+    opened(settings, paths[2])
+    assert [folder.exists() for folder in kept] == [True, False]
 
 
 def test_large_files_are_ready_only_when_they_were_read(settings: Settings, tmp_path: Path) -> None:
