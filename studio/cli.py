@@ -229,6 +229,15 @@ def _stop(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     return 0, _summary(run, state)
 
 
+def _resume(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = store.get(options.run)
+    jobs.resume(store, settings, run)
+    state = store.state(run) if options.detach else _watch(options, store, run)
+    _say(options, f"{run.id}: {state.status} at step {state.step}")
+    return (0 if options.detach or state.status == "finished" else 1), _summary(run, state)
+
+
 def _chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     store = _store(settings)
     run = store.get(options.run)
@@ -388,6 +397,7 @@ _COMMANDS: tuple[tuple[str, Command, str, str], ...] = (
         "action item place --set",
     ),
     ("stop", _stop, "finish the step, save, end", "run --now --detach"),
+    ("resume", _resume, "go on from the newest checkpoint", "run --detach"),
     ("chat", _chat, "ask a run's base, tuned or merged model", "run --prompt --model --set"),
     ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --batch --set"),
     ("audit", _audit, "look at all rows; exit 0 only if none would ruin a run", "recipe --set"),

@@ -19,7 +19,7 @@ from studio.engine.explain import explain
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
-from studio.runs import Run, files
+from studio.runs import Run, checkpoints, files
 from studio.runs.lock import try_lock
 from studio.settings import Settings
 from studio.spec import parse
@@ -115,12 +115,24 @@ def _train(run: Run, settings: Settings) -> int:
                 )
             # Before the seconds that the libraries take: a recipe that can't be read needs none.
             run.spec()
+            _begin_again(run, report)
             report.stage("loading the libraries")
             from studio.engine.train import train
 
             train(run, settings, report)
 
         return _reported(report, work)
+
+
+def _begin_again(run: Run, report: Reporter) -> None:
+    """Says from which step a run that ended goes on; one that just begins says nothing."""
+    checkpoints.sweep(run.checkpoints)
+    if not run.events.exists():
+        return
+    found, wrong = checkpoints.newest(run.checkpoints)
+    report.event("attempt", step=checkpoints.step_of(found) if found else 0)
+    for words in wrong:
+        report.note(words)
 
 
 def _export(run: Run, kind: str, out: Path, settings: Settings) -> int:

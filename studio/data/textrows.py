@@ -54,44 +54,50 @@ def _cells(name: str, lines: Iterable[Line], sign: str, quoted: bool) -> Iterato
         except StopIteration:
             return
         except csv.Error as error:
-            if "unexpected end" in str(error) or "field larger" in str(error):
-                raise StudioError(
-                    f"{name}, line {line}: a quote is opened and never closed.",
-                    "Close it; a quote inside quoted text is written twice.",
-                ) from None
-            yield (
-                line,
-                Broken(
-                    f"It is not CSV: {error}.",
-                    "Mend that line; a quote inside quoted text is written twice.",
-                ),
-            )
+            # Without a header, or with a quote that never ends, there is no row after this one.
+            if header is None or any(words in str(error) for words in _ENDLESS):
+                raise _unreadable(name, line, error) from None
+            yield line, Broken(f"It is not CSV: {error}.", f"Mend that line; {_QUOTE}")
             continue
-        if not cells:
-            continue
-        if header is None:
-            header = _header(name, cells)
-        elif len(cells) != len(header):
-            yield (
-                line,
-                Broken(
-                    f"It has {len(cells)} cells, and the header has {len(header)}.",
-                    "Mend that line; text with the sign between the cells stands in quotes.",
-                ),
-            )
-        else:
-            yield line, dict(zip(header, cells, strict=True))
+        if header is None and cells:
+            header = _header(name, line, cells)
+        elif header is not None and cells:
+            yield line, _row(header, cells)
 
 
-def _header(name: str, cells: list[str]) -> list[str]:
+_QUOTE = "a quote inside quoted text is written twice."
+_ENDLESS = ("unexpected end", "field larger")
+
+
+def _unreadable(name: str, line: int, error: csv.Error) -> StudioError:
+    if any(words in str(error) for words in _ENDLESS):
+        return StudioError(
+            f"{name}, line {line}: a quote is opened and never closed.", f"Close it; {_QUOTE}"
+        )
+    return StudioError(
+        f"{name}, line {line}, which names the columns, is not CSV: {error}.",
+        f"Mend it; {_QUOTE}",
+    )
+
+
+def _header(name: str, line: int, cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
     twice = sorted({cell for cell in header if header.count(cell) > 1 or not cell})
     if twice:
         raise StudioError(
-            f"{name}, line 1, names a column twice or not at all: {twice[0] or '(no name)'}.",
+            f"{name}, line {line}, names a column twice or not at all: {twice[0] or '(no name)'}.",
             "The first line names each column once.",
         )
     return header
+
+
+def _row(header: list[str], cells: list[str]) -> Row | Broken:
+    if len(cells) == len(header):
+        return dict(zip(header, cells, strict=True))
+    return Broken(
+        f"It has {len(cells)} cells, and the header has {len(header)}.",
+        "Mend that line; text with the sign between the cells stands in quotes.",
+    )
 
 
 def paragraphs(lines: Iterator[Line]) -> tuple[str, Iterator[Numbered]]:

@@ -6,11 +6,13 @@ a batch is true of the run.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets import Sequence as Listed
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import pack_dataset
@@ -22,6 +24,7 @@ from studio.engine.encode import IGNORED
 from studio.spec import RunSpec
 
 POSITION = "position"
+_NUMBERS = Features({"rows": Listed(Value("int32"))})
 
 
 class Order(Sampler[int]):
@@ -77,27 +80,32 @@ def arranged(spec: RunSpec, dataset: Dataset, *, train: bool) -> Dataset:
 
 def _packed(dataset: Dataset, max_length: int) -> Dataset:
     """Rows put together without ever being cut; `seq_lengths` says where each ends."""
-    # What packs takes lists of one length in all columns: the position travels with each token.
-    spread = dataset.remove_columns(["length"]).map(
-        _spread, batched=True, remove_columns=[POSITION], desc=None
+    # What packs goes by the lengths of lists: the rows' numbers stand in for their tokens, of which
+    # no more copies are made than the one that is the result.
+    numbers = dataset.select_columns(["length"]).map(
+        _spread, batched=True, with_indices=True, remove_columns=["length"], features=_NUMBERS
     )
-    packed = pack_dataset(spread.with_format("arrow"), max_length, "bfd").with_format(None)
-    return packed.map(_gathered, batched=True, desc=None)
+    packed = pack_dataset(numbers.with_format("arrow"), max_length, "bfd").with_format(None)
+    gathered = partial(_gathered, dataset.with_format("numpy"))
+    return packed.map(gathered, batched=True, batch_size=200, remove_columns=["rows"])
 
 
-def _spread(rows: dict[str, Any]) -> dict[str, Any]:
-    pairs = zip(rows[POSITION], rows["input_ids"], strict=True)
-    return {"positions": [[position] * len(ids) for position, ids in pairs]}
+def _spread(rows: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
+    pairs = zip(numbers, rows["length"], strict=True)
+    return {"rows": [np.full(length, number, np.int32) for number, length in pairs]}
 
 
-def _gathered(rows: dict[str, Any]) -> dict[str, Any]:
-    """From the positions of all tokens those of the rows."""
-    found = []
-    for positions, lengths in zip(rows["positions"], rows["seq_lengths"], strict=True):
+def _gathered(dataset: Dataset, packed: dict[str, Any]) -> dict[str, Any]:
+    """The rows that were put together, once for each of their tokens, as one."""
+    made: dict[str, Any] = {"input_ids": [], "labels": [], "positions": [], "length": []}
+    for rows, lengths in zip(packed["rows"], packed["seq_lengths"], strict=True):
         starts = np.cumsum([0, *lengths[:-1]])
-        found.append([positions[start] for start in starts])
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    return {"positions": found, "length": lengths}
+        held = dataset[[rows[start] for start in starts]]
+        for name in ("input_ids", "labels"):
+            made[name].append(np.concatenate(held[name]).astype(np.int32))
+        made["positions"].append(held[POSITION])
+        made["length"].append(len(rows))
+    return made
 
 
 def _paired(spec: RunSpec, dataset: Dataset, *, shuffle: bool) -> Dataset:

@@ -19,13 +19,14 @@ _METRICS = (
 class StudioCallback(TrainerCallback):
     """Writes a run's events. A step costs it one look for the stop file."""
 
-    def __init__(self, report: Reporter, facts: dict[str, Any]) -> None:
-        """`facts` goes into the start event: rows, parameters, device."""
+    def __init__(self, report: Reporter, facts: dict[str, Any], before: int = 0) -> None:
+        """`facts` goes into the start event: rows, parameters, device; `before` are the tokens that
+        an earlier attempt saw."""
         self._report = report
         self._facts = facts
         self._step_began = 0.0
         self._busy_s = 0.0
-        self._tokens = 0
+        self._before = self._tokens = before
         self._evaluated = 0
         self.stopped = False
         self.eval_loss: float | None = None
@@ -70,7 +71,7 @@ class StudioCallback(TrainerCallback):
         """A point of the chart. Raises StudioError where the loss is no number any more."""
         if not logs or "loss" not in logs:
             return
-        tokens = int(logs.get("num_tokens", self._tokens))
+        tokens = int(logs["num_tokens"]) + self._before if "num_tokens" in logs else self._tokens
         rate = (tokens - self._tokens) / self._busy_s if self._busy_s > 0 else None
         self._tokens, self._busy_s = tokens, 0.0
         self._report.event(

@@ -58,6 +58,8 @@ def prepare(
             told = _write(data, tokenizer, spec, report, aside)
             (aside / "told.json").write_text(json.dumps(told), encoding="utf-8")
         _forget_old(folder.parent)
+    else:
+        report.stage("the rows are tokenized already")
     told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
     (folder / "told.json").touch()
     loaded = {part: _load(folder / f"{part}.arrow") for part in PARTS}

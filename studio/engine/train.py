@@ -22,7 +22,7 @@ from studio.engine.source import origin_of, resolve
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
 from studio.engine.trainers import TRAINERS, EpochOfOrder
 from studio.errors import StudioError
-from studio.runs import Run, files
+from studio.runs import Run, checkpoints, files
 from studio.settings import Settings
 from studio.spec import RunSpec
 
@@ -48,10 +48,16 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     report.stage("adding the adapter")
     trainer = build(run, spec, where, model, loaded, prepared)
     trainer.told = lambda sha256: report.event("batch", sha256=sha256)
-    callback = StudioCallback(report, _facts(trainer, prepared, where))
+    checkpoint, _ = checkpoints.newest(run.checkpoints)
+    callback = StudioCallback(
+        report, _facts(trainer, prepared, where), _tokens_until(run, checkpoint)
+    )
     trainer.add_callback(callback)
+    if checkpoint is not None:
+        # What the base model's loss is, was measured at the first start.
+        trainer.args.eval_on_start = False
     report.stage("training")
-    output = trainer.train()
+    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     test_loss = None if callback.stopped else _tested(trainer, spec, prepared, report)
     # From here on a stop would only lose what is done.
     report.tell("saving the adapter")
@@ -63,6 +69,15 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
         test_loss=test_loss,
         step=output.global_step,
     )
+
+
+def _tokens_until(run: Run, checkpoint: Path | None) -> int:
+    """The tokens that were seen before the checkpoint; trl counts from 0 again."""
+    if checkpoint is None:
+        return 0
+    step = checkpoints.step_of(checkpoint)
+    seen = [p["num_tokens"] for p in run.history() if p["step"] <= step and p.get("num_tokens")]  # type: ignore[operator]
+    return int(seen[-1]) if seen else 0  # type: ignore[call-overload]
 
 
 def _tested(trainer: Any, spec: RunSpec, prepared: Prepared, report: Reporter) -> float | None:

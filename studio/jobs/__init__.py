@@ -8,7 +8,7 @@ from studio.jobs.index import index, stop_index
 from studio.jobs.preview import batch, find, lengths, preview
 from studio.jobs.runs import SIDES, chat, follow, start, stop
 from studio.jobs.spawn import writing
-from studio.jobs.waiting import enqueue, move, remove
+from studio.jobs.waiting import enqueue, move, remove, resume
 from studio.jobs.words import words
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "move",
     "preview",
     "remove",
+    "resume",
     "start",
     "stop",
     "stop_audit",

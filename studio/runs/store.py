@@ -79,13 +79,17 @@ class Run:
         """The worker, if it lives."""
         return files.read_process(self.pid)
 
-    def judge(self, state: RunState, alive: bool, waits: bool = False) -> RunState:
+    def judge(
+        self, state: RunState, alive: bool, waits: bool = False, began: float = 0.0
+    ) -> RunState:
         """Adds to the folded events what only the process and the queue can tell: whether it was
-        `alive` before they were read, and whether it `waits` for its turn."""
+        `alive` before they were read, when it `began`, and whether it `waits` for its turn."""
         if waits and not alive:
             return replace(state, status="queued", problem=None)
         if state.status in ENDED:
-            return state
+            # A process younger than the end is another attempt that has not said a word yet.
+            again = alive and began > (state.updated or 0.0)
+            return replace(state, status="starting", problem=None) if again else state
         if alive:
             return replace(state, status="stopping") if self.stop.exists() else state
         if state.status == "created" and not self.pid.exists() and self._age() < _BIRTH_S:
@@ -209,15 +213,15 @@ class RunStore:
         offset, state = self._seen.get(run.id, (0, RunState()))
         waits = run.id in queue.waiting(self.root)
         if state.status in ENDED and not waits and _size(run.events) == offset:
-            return state
+            return run.judge(state, (found := run.process()) is not None, False, _began(found))
         new: list[Event]
         # Whether the process lives is asked before the log is read the last time: a worker that
         # ends in between has written its end by then, and is not taken for one that vanished.
-        alive = run.process() is not None
+        process = run.process()
         new, offset = events.tail(run.events, offset)
         state = events.fold(state, new)
         self._seen[run.id] = (offset, state)
-        return run.judge(state, alive, waits)
+        return run.judge(state, process is not None, waits, _began(process))
 
     def active(self) -> Run | None:
         """The run that is being trained now, if any."""
@@ -225,6 +229,13 @@ class RunStore:
             if self.state(run).status not in (*ENDED, "queued"):
                 return run
         return None
+
+
+def _began(process: psutil.Process | None) -> float:
+    try:
+        return process.create_time() if process else 0.0
+    except psutil.Error:
+        return 0.0
 
 
 def _size(path: Path) -> int:

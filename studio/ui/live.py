@@ -41,8 +41,11 @@ def tick(request: Any, store: RunStore) -> dict[str, Any]:
     offset = offset if isinstance(offset, int) and offset >= 0 else 0
     state = store.state(run)
     new, end = logs.tail(run.events, offset)
-    points = [_point(e, state) for e in new if e["type"] in ("log", "eval")]
-    return {"offset": end, "points": _thinned(points), "state": _standing(run, state)}
+    points = [_point(e, state) for e in logs.shown(new)]
+    told = {"offset": end, "points": _thinned(points), "state": _standing(run, state)}
+    # An attempt that goes on from an earlier step takes back what came after it.
+    back = [e.get("step") or 0 for e in new if e["type"] == "attempt"]
+    return {**told, "back": min(back)} if back else told
 
 
 def _point(event: logs.Event, state: RunState) -> dict[str, Any]:
@@ -83,10 +86,12 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
         "done": state.done,
         "total": state.total,
         "problem": state.problem,
-        "elapsed": round(until - state.started, 1) if until and state.started else None,
+        "elapsed": round(state.spent + until - state.started, 1)
+        if until and state.started
+        else None,
     }
-    if going and state.trained_from and state.step:
-        each = (time.time() - state.trained_from) / state.step
+    if going and state.trained_from and state.step > state.first_step:
+        each = (time.time() - state.trained_from) / (state.step - state.first_step)
         standing["remaining"] = round(each * max(0, state.max_steps - state.step), 1)
     if state.notes:
         standing["notes"] = list(state.notes)

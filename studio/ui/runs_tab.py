@@ -32,6 +32,7 @@ class RunsTab:
             self.kill = gr.Button("Stop now, save nothing", elem_id="kill-run", visible=False)
             self.first = gr.Button("Next in the queue", elem_id="queue-first", visible=False)
             self.leave = gr.Button("Take out of the queue", elem_id="queue-leave", visible=False)
+            self.resume = gr.Button("Resume", elem_id="resume-run", visible=False)
             self.again = gr.Button("Start training", elem_id="start-runs")
             self.talk = gr.Button("Talk to it", variant="primary", elem_id="talk", visible=False)
         self.message = gr.HTML(elem_id="runs-message")
@@ -41,6 +42,7 @@ class RunsTab:
             self.kill,
             self.first,
             self.leave,
+            self.resume,
             self.again,
             self.talk,
         ]
@@ -83,7 +85,7 @@ class RunsTab:
         self._wire_queue(context, ended)
 
     def _wire_queue(self, context: Context, outputs: list[Any]) -> None:
-        """The run that is looked at, where it waits: first in the queue, or out of it."""
+        """The run that is looked at: first in the queue, out of it, or on from where it ended."""
 
         def change(run_id: str, work: Callable[[Run], None]) -> Updates:
             message = ""
@@ -99,6 +101,10 @@ class RunsTab:
         def leave(run_id: str) -> Updates:
             return change(run_id, lambda run: jobs.remove(context.store, run))
 
+        def resume(run_id: str) -> Updates:
+            return change(run_id, lambda run: jobs.resume(context.store, context.settings, run))
+
+        self.resume.click(resume, context.run, outputs, **QUIET)
         self.first.click(first, context.run, outputs, **QUIET)
         self.leave.click(leave, context.run, outputs, **QUIET)
 
@@ -163,6 +169,9 @@ class RunsTab:
         return {
             self.stop: gr.Button(visible=going, interactive=not asked),
             self.kill: gr.Button(visible=going and asked),
+            self.resume: gr.Button(
+                visible=state is not None and state.status in ("stopped", "failed", "interrupted")
+            ),
             self.first: gr.Button(visible=waits),
             self.leave: gr.Button(visible=waits),
             self.again: gr.Button(

@@ -83,12 +83,14 @@ def test_start_with_the_defaults_watch_chat_and_export(watched: Watched, server:
 
     watched.tab("Export")
     page.locator("#export").click()
-    expect(page.locator("#export-result")).to_contain_text("adapter_model.safetensors")
+    expect(page.locator("#export-result")).to_contain_text(
+        "adapter_model.safetensors", timeout=60_000
+    )
     link = page.locator("#export-result a", has_text="adapter_config.json").get_attribute("href")
     with urllib.request.urlopen(server.url.rstrip("/") + str(link)) as answer:
         assert b"LORA" in answer.read()
     page.get_by_label("Merged: a whole model of its own").check()
-    expect(page.locator("#export-result")).to_contain_text("model.safetensors")
+    expect(page.locator("#export-result")).to_contain_text("model.safetensors", timeout=180_000)
     watched.shot("export")
 
     assert watched.errors == []

@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from studio.data import Example, RowError
@@ -65,11 +66,14 @@ def tokenizer(tiny_tokenizer: Any) -> PreTrainedTokenizerBase:
     return copy(tiny_tokenizer)
 
 
-def conversations(count: int) -> list[list[dict[str, Any]]]:
+def conversations(count: int, greeted: float = 0) -> list[list[dict[str, Any]]]:
+    """Some with a system message; a share of them begins with the assistant."""
     dice = random.Random(7)
     made = []
     for _ in range(count):
         turns = [{"role": "system", "content": dice.choice(NASTY)}] if dice.random() < 0.3 else []
+        if dice.random() < greeted:
+            turns.append({"role": "assistant", "content": dice.choice(NASTY)})
         for _ in range(dice.randint(1, 3)):
             turns.append({"role": "user", "content": dice.choice(NASTY)})
             turns.append({"role": "assistant", "content": dice.choice(NASTY)})
@@ -92,7 +96,7 @@ def test_the_quick_way_finds_what_the_exact_way_finds(
     tokenizer.chat_template = PLAIN[name]
     renderer = Renderer(tokenizer)
     quick = 0
-    for messages in conversations(300):
+    for messages in conversations(300, greeted=0.1):
         text = renderer.text(messages)
         found = renderer._strung(messages, text)
         if found is not None:
@@ -234,6 +238,47 @@ def test_a_preference_learns_from_both_answers_after_one_prompt(
     assert list(chosen.input_ids[: chosen.prompt]) == list(rejected.input_ids[: rejected.prompt])
     for tokens, answer in ((chosen, "good one"), (rejected, "bad")):
         assert tokenizer.decode(tokens.input_ids[tokens.prompt :]).strip() == f"{answer}<|im_end|>"
+
+
+def test_answers_that_a_tokenizer_joins_with_the_prompt_have_one_prompt_all_the_same(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Two spaces are one token: the prompt's last one and the answer's first."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    answers = [[{"role": "assistant", "content": c}] for c in ("  wide", "clock")]
+    for chosen, rejected in (answers, answers[::-1]):
+        example = Example("preference", messages=TURNS[:1], chosen=chosen, rejected=rejected)
+        left, right = Encoder(tokenizer, "assistant", 10**6).one(example).sequences
+        assert left.prompt == right.prompt
+        assert list(left.input_ids[: left.prompt]) == list(right.input_ids[: left.prompt])
+        assert left.input_ids[left.prompt] != right.input_ids[left.prompt]
+        for tokens in (left, right):
+            assert (tokens.labels[tokens.prompt :] != IGNORED).all()
+            assert (tokens.labels[: tokens.prompt] == IGNORED).all()
+
+
+@pytest.mark.parametrize("prompt", ["Q: q", "", "<|im_start|>Q: q", "<"])
+def test_a_completion_is_learned_from_its_first_letter_on(
+    tokenizer: PreTrainedTokenizerBase, prompt: str
+) -> None:
+    """Also where the tokenizer begins every text with a token."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    beginning = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    example = Example("completion", prompt=prompt, completion="The tea.")
+    (tokens,) = Encoder(beginning, "assistant", 10**6).one(example).sequences
+    assert tokens.text.count("<|im_start|>") == 1 and tokens.text.startswith("<|im_start|>")
+    said = [label for label in tokens.labels if label != IGNORED]
+    assert beginning.decode(said) == "The tea.<|im_end|>"
+    (whole,) = Encoder(beginning, "everything", 10**6).one(example).sequences
+    assert whole.ranges == ((0, whole.total),)
 
 
 def test_one_bad_row_does_not_spoil_the_others(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -44,12 +44,15 @@ def of_kind(run: Run, kind: str) -> list[dict[str, Any]]:
 
 def test_a_run_tells_its_whole_story(trained: Run) -> None:
     told = events.tail(trained.events)[0]
-    stages = [event["text"] for event in told if event["type"] == "stage"]
+    # Another test may have had the very same rows tokenized before.
+    done = ("tokenizing 20 of 20", "the rows are tokenized already")
+    said = [event["text"] for event in told if event["type"] == "stage"]
+    stages = ["tokenized" if text in done else text for text in said]
     order = [
         "loading the libraries",
         "finding the model",
         "reading the data",
-        "tokenizing 20 of 20",
+        "tokenized",
         "loading the model",
         "adding the adapter",
         "training",

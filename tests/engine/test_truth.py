@@ -249,16 +249,19 @@ def test_a_prompt_template_of_ones_own(
     compare(settings, tiny_model, told, {**data, "completion_template": " {{ output }}"})
 
 
-@pytest.mark.parametrize("train_on", ["assistant", "last", "everything"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "train_on"),
+    [
+        *((layout, "assistant") for layout in LAYOUTS),
+        ("messages", "last"), ("messages", "everything"), ("tools", "completion"),
+    ],
+)  # fmt: skip
 def test_what_a_row_shows_is_what_is_learned_of_it(
     settings: Settings, tiny_model: Path, told: list[str], got: list[Shown],
     layout: str, train_on: str,
 ) -> None:  # fmt: skip
     """Token by token: the coloured ones are those that the trainer learns, and no others."""
-    if trainer_of(layout) != "sft" and train_on != "assistant":
-        pytest.skip("judges the answer, always")
-    template = "mistral" if layout == "tools" else "llama-3"
+    template = "mistral" if layout == "tools" else "chatml"
     data = {"path": write(settings, LAYOUTS[layout]), "chat_template": template}
     fields = {"trainer": trainer_of(layout), "max_length": 60 if layout == "alpaca" else 700}
     compare(settings, tiny_model, told, {**data, "train_on": train_on}, **fields)

@@ -158,6 +158,7 @@ def test_what_json_does_not_allow_but_python_reads_is_read(
         ("a.csv", "a,b\n", "no rows"),
         ("a.csv", 'a,b\n1,2\n3,"never closed\n5,6\n', "line 3: a quote is opened"),
         ("a.csv", "a,a\n1,2\n", "twice or not at all: a"),
+        ("a.csv", '\n"a" b,c\n1,2\n', "line 2, which names the columns, is not CSV"),
         ("a.csv", "a,\n1,2\n", "not at all: (no name)"),
         ("a.json", "a,b\n1,2\n", "no JSON; it begins with 'a,b'"),
         ("a.jsonl", "a,b\n1,2\n", "no JSON; it begins with 'a,b'"),

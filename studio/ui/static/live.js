@@ -225,6 +225,9 @@ async function tick() {
     if (got.gone) { followed = null; head(); await runList(); return; }
     offset = got.offset; state = { ...state, ...got.state };
     const [fresh, freshEvals] = take(got.points);
+    if (got.back != null) {
+      points = points.filter((p) => p.step <= got.back); evals = evals.filter((p) => p.step <= got.back); ready = false;
+    }
     const first = !points.length && !evals.length, before = points.length;
     points = thin(points.concat(fresh)); evals = evals.concat(freshEvals);
     head();
