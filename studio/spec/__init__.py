@@ -1,5 +1,6 @@
 """The spec: one typed definition of every setting; forms, recipes and the command line follow."""
 
+from studio.spec.adapter import AdapterSection
 from studio.spec.check import check
 from studio.spec.data import (
     COUNT,
@@ -16,6 +17,8 @@ from studio.spec.data import (
     Take,
 )
 from studio.spec.field import Meta, meta_of, show
+from studio.spec.generate import GenerateSection
+from studio.spec.model import ModelSection
 from studio.spec.recipe import (
     DEFAULTS,
     SECTIONS,
@@ -31,15 +34,8 @@ from studio.spec.recipe import (
     tree,
     with_overrides,
 )
-from studio.spec.sections import (
-    AdapterSection,
-    DpoSection,
-    EvalSection,
-    GenerateSection,
-    KtoSection,
-    ModelSection,
-    TrainSection,
-)
+from studio.spec.train import EvalSection, TrainSection
+from studio.spec.trainers import DpoSection, KtoSection
 
 __all__ = [
     "COUNT",

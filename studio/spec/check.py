@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from studio.errors import Problem
 from studio.spec.data import COUNT, SHARE, SLICE, DataSection, Drop, Filter
-from studio.spec.sections import TrainSection
+from studio.spec.train import TrainSection
 
 if TYPE_CHECKING:
     from studio.spec.recipe import RunSpec

@@ -11,18 +11,14 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from studio.errors import Problem, SpecError, StudioError
+from studio.spec.adapter import AdapterSection
 from studio.spec.check import check
 from studio.spec.data import DataSection
 from studio.spec.field import Meta, Section, meta_of, show
-from studio.spec.sections import (
-    AdapterSection,
-    DpoSection,
-    EvalSection,
-    GenerateSection,
-    KtoSection,
-    ModelSection,
-    TrainSection,
-)
+from studio.spec.generate import GenerateSection
+from studio.spec.model import ModelSection
+from studio.spec.train import EvalSection, TrainSection
+from studio.spec.trainers import DpoSection, KtoSection
 from studio.spec.upgrade import upgrade
 
 Tree = dict[str, dict[str, Any]]

@@ -1,0 +1,84 @@
+"""What each trainer has of its own. A new option is one entry here: the form, the recipe, the command line and
+the documentation follow from it. Names are those of transformers, trl, peft and bitsandbytes."""
+
+from typing import Literal
+
+from studio.spec.field import Section, option
+
+_HF = "https://huggingface.co/docs"
+_DPO = f"{_HF}/trl/dpo_trainer"
+_KTO = f"{_HF}/trl/kto_trainer"
+
+
+class DpoSection(Section):
+    """What only the trainer dpo uses. Every name is a field of trl's DPOConfig."""
+
+    beta: float = option(
+        0.1,
+        "How closely the tuned model keeps to the base. Raise it if the answers fall apart, lower "
+        "it if nothing changes.",
+        label="DPO beta",
+        group="DPO",
+        gt=0,
+        le=10,
+        link=_DPO,
+    )
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"] = option(
+        "sigmoid",
+        "The loss over a pair. sigmoid is DPO as published; ipo overfits less on few pairs; robust "
+        "expects some labels to be wrong.",
+        label="DPO loss",
+        group="DPO",
+        link=_DPO,
+    )
+    label_smoothing: float = option(
+        0.0,
+        "Share of the pairs expected to be the wrong way round. Raise it for noisy labels; robust "
+        "needs it above 0.",
+        label="DPO label smoothing",
+        group="DPO",
+        ge=0,
+        lt=0.5,
+        link=_DPO,
+    )
+
+
+class KtoSection(Section):
+    """What only the trainer kto uses. Every name is a field of trl's KTOConfig."""
+
+    beta: float = option(
+        0.1,
+        "How closely the tuned model keeps to the base. Raise it if the answers fall apart, lower "
+        "it if nothing changes.",
+        label="KTO beta",
+        group="KTO",
+        gt=0,
+        le=10,
+        link=_KTO,
+    )
+    loss_type: Literal["kto", "apo_zero_unpaired"] = option(
+        "kto",
+        "The loss of a row. kto estimates the drift from the base with mismatched answers; "
+        "apo_zero_unpaired does without and is faster.",
+        label="KTO loss",
+        group="KTO",
+        link=_KTO,
+    )
+    desirable_weight: float = option(
+        1.0,
+        "Weight of the good rows. Raise it if there are fewer good than bad ones.",
+        label="Weight of good rows",
+        group="KTO",
+        gt=0,
+        le=100,
+        link=_KTO,
+    )
+    undesirable_weight: float = option(
+        1.0,
+        "Weight of the bad rows. Raise it if there are fewer bad than good ones.",
+        label="Weight of bad rows",
+        group="KTO",
+        gt=0,
+        le=100,
+        link=_KTO,
+    )
