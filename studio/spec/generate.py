@@ -1,5 +1,8 @@
-"""How answers are written. A new option is one entry here: the form, the recipe, the command line and
-the documentation follow from it. Names are those of transformers, trl, peft and bitsandbytes."""
+"""How answers are written.
+
+A new option is one entry here: the form, the recipe, the command line and the documentation follow
+from it. Names are those of transformers, trl, peft and bitsandbytes, so that what one knows from
+there holds here."""
 
 from studio.spec.field import Section, option
 

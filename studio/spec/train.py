@@ -1,5 +1,8 @@
-"""How it is trained and evaluated. A new option is one entry here: the form, the recipe, the command line and
-the documentation follow from it. Names are those of transformers, trl, peft and bitsandbytes."""
+"""How it is trained and evaluated.
+
+A new option is one entry here: the form, the recipe, the command line and the documentation follow
+from it. Names are those of transformers, trl, peft and bitsandbytes, so that what one knows from
+there holds here."""
 
 from typing import Literal
 

@@ -1,5 +1,8 @@
-"""What each trainer has of its own. A new option is one entry here: the form, the recipe, the command line and
-the documentation follow from it. Names are those of transformers, trl, peft and bitsandbytes."""
+"""What each trainer has of its own.
+
+A new option is one entry here: the form, the recipe, the command line and the documentation follow
+from it. Names are those of transformers, trl, peft and bitsandbytes, so that what one knows from
+there holds here."""
 
 from typing import Literal
 
