@@ -8,13 +8,13 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.runs import files, queue
+from studio.runs import checkpoints, files, queue
 from studio.runs.store import Run, RunStore
 
 TRASH = ".trash"
@@ -119,6 +119,66 @@ def purge(store: RunStore, *, now: float | None = None) -> None:
     for run in deleted(store):
         if run.path.stat().st_mtime < before:
             shutil.rmtree(run.path, ignore_errors=True)
+
+
+def forget(store: RunStore, run_id: str) -> int:
+    """Removes a deleted run for good; returns the bytes freed. Raises StudioError where it is not
+    among the deleted ones."""
+    for run in deleted(store):
+        if run.id == run_id:
+            freed = _size(run.path)
+            shutil.rmtree(run.path, ignore_errors=True)
+            return freed
+    raise StudioError(f"{run_id} is not among the deleted runs.", "They are kept for a week.")
+
+
+def spare(run: Run, *, all_of_it: bool = False, quick: bool = False) -> list[Path]:
+    """The checkpoints that can go. The newest whole one stays, which a resume needs, and the best,
+    which early stopping goes back to; unless `all_of_it` is meant. `quick` believes the newest
+    that has a manifest, without reading all of it."""
+    folders = [
+        run.checkpoints / f"checkpoint-{step}" for step in checkpoints.steps(run.checkpoints)
+    ]
+    if all_of_it:
+        return folders
+    if quick:
+        newest = next((f for f in reversed(folders) if (f / "manifest.json").is_file()), None)
+    else:
+        newest, _ = checkpoints.newest(run.checkpoints)
+    kept = {newest, _best(newest)} if newest else set()
+    return [folder for folder in folders if folder not in kept]
+
+
+def _best(newest: Path) -> Path | None:
+    """The checkpoint that the newest one names as the best so far."""
+    try:
+        held = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+        return newest.with_name(Path(held["best_model_checkpoint"]).name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def clean(store: RunStore, run: Run, *, all_of_it: bool = False) -> int:
+    """Removes the run's spare checkpoints; returns the bytes freed. Raises StudioError while the
+    run is going or waits."""
+    with queue.changing(store.root) as waiting:
+        if run.process() is not None or run.id in waiting:
+            raise StudioError(
+                f"The run {run.id} is going, or waits for its turn.", "Clean up when it has ended."
+            )
+        freed = 0
+        for folder in spare(run, all_of_it=all_of_it):
+            freed += _size(folder)
+            # In one step: a checkpoint that is half deleted would look like a damaged one.
+            old = folder.with_name(f".old-{folder.name}")
+            folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        return freed
+
+
+def size(paths: Iterable[Path]) -> int:
+    """Bytes in these folders."""
+    return sum(_size(path) for path in paths)
 
 
 def pack(run: Run, target: Path) -> None:

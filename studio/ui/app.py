@@ -59,7 +59,6 @@ def build(settings: Settings) -> gr.Blocks:
         chat.wire(context)
         export.wire(context)
         _lead_on(context, {"Data": model.primary, "Tune": data.primary, "Export": chat.primary})
-        _lead_on(context, {"Chat": runs.talk})
     return demo
 
 

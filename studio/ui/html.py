@@ -51,6 +51,13 @@ def ticked(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
+def size(count: float) -> str:
+    """Bytes in words: 1.2 GB, 34.5 MB, 5.1 kB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
 def wait(words: str) -> str:
     """A stage in words while something goes on."""
     return f"<p class='soft wait' role='status'>{escape(words)} …</p>"

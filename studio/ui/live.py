@@ -1,10 +1,13 @@
 """The live view of runs: what the page asks for, and the component that asks.
 
-The page polls three read-only functions. They can be reached by anybody who reaches the page, so
-they take a run's id, never a path, and answer with nothing but what the page shows.
+The page polls read-only functions. They can be reached by anybody who reaches the page, so they
+take a run's id, never a path, and answer with nothing but what the page shows. What changes
+something comes as an event, `act`, and goes through `run_acts`.
 """
 
+import json
 import time
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,18 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.jobs import words
-from studio.runs import ENDED, Run, RunState, RunStore
+from studio.runs import ENDED, GOING, Run, RunState, RunStore
 from studio.runs import events as logs
+from studio.ui.compare import Comparing, seconds
 from studio.ui.context import script
+from studio.ui.run_view import about, traceback_of
+from studio.ui.runs_list import UNREADABLE, Listing
 
 # A reader that starts at the beginning gets the whole chart in about this many points.
 _MOST = 2000
+# In one function, in this order: the chart, the list, the head, the tables, and what starts them.
+_SCRIPTS = ("live.js", "live_list.js", "live_head.js", "live_compare.js", "live_poll.js")
+_LOG_BYTES = 100_000
 _POINT = (
     "step",
     "epoch",
@@ -72,86 +81,113 @@ def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _standing(run: Run, state: RunState) -> dict[str, Any]:
     """The numbers above the chart; times in seconds."""
-    going = state.status not in (*ENDED, "queued")
-    until = time.time() if going else state.updated
+    going = state.status in GOING
+    # A clock that was set back makes no time negative.
+    took = max(0.0, time.time() - state.started) if going and state.started else None
     standing: dict[str, Any] = {
         "name": run.id,
         "status": state.status,
-        "words": _words(state),
+        "paused": state.paused,
+        "words": _words(run, state),
         "step": state.step,
         "max_steps": state.max_steps,
         "loss": state.loss,
         "eval_loss": state.eval_loss,
         "tokens_per_second": state.tokens_per_second,
+        "learning_rate": state.learning_rate,
         "done": state.done,
         "total": state.total,
         "problem": state.problem,
-        "elapsed": round(state.spent + until - state.started, 1)
-        if until and state.started
-        else None,
+        "elapsed": seconds(state) if took is None else round(state.spent + took, 1),
     }
     if going and state.trained_from and state.step > state.first_step:
-        each = (time.time() - state.trained_from) / (state.step - state.first_step)
+        each = max(0.0, time.time() - state.trained_from) / (state.step - state.first_step)
         standing["remaining"] = round(each * max(0, state.max_steps - state.step), 1)
     if state.notes:
         standing["notes"] = list(state.notes)
     return standing
 
 
-def _words(state: RunState) -> str:
+def _words(run: Run, state: RunState) -> str:
     if state.status == "queued":
         return "waits for its turn"
-    if state.status in ENDED or state.status == "stopping":
-        extra = f" at step {state.step}" if state.status == "stopped" else ""
-        return {"stopping": "stopping: finishing the step and saving"}.get(
-            state.status, state.status + extra
-        )
-    return words(state)
+    if state.status == "created":
+        return "not started"
+    if state.status == "stopping":
+        pausing = run.wish() == "pause"
+        return f"{'pausing' if pausing else 'stopping'}: finishing the step and saving"
+    if state.status == "stopped":
+        return f"{'paused' if state.paused else 'stopped'} at step {state.step}"
+    return state.status if state.status in ENDED else words(state)
 
 
-def listed(store: RunStore) -> list[dict[str, Any]]:
-    """All runs for the list, newest first."""
-    found = []
-    for run in store.list():
-        state = store.state(run)
-        when = f"{run.id[6:8]}.{run.id[4:6]}. {run.id[9:11]}:{run.id[11:13]}"
-        found.append(
-            {
-                "id": run.id,
-                "name": run.name,
-                "when": when,
-                "status": state.status,
-                "loss": state.train_loss or state.loss,
-                "eval_loss": state.eval_loss,
-            }
-        )
-    return found
+def _not_understood(run: Run) -> dict[str, Any]:
+    """What stands for a run whose log another version wrote, or another program."""
+    problem = {
+        "message": "The log of this run can't be understood.",
+        "hint": "It was written by another version of Atelier, or damaged. Nothing of it is lost: "
+        f"its files are in {run.path}.",
+    }
+    state = {"name": run.id, "status": "unreadable", "words": "unreadable", "problem": problem}
+    return {"offset": 0, "points": [], "state": state}
 
 
-def view(store: RunStore, plotly: Path) -> gr.HTML:
-    """The component. Its value is the id of the run to follow; `select` tells which was clicked."""
+def told(run_id: str, download: str = "") -> str:
+    """The component's value: the run to follow, or none for another, and a file to take. Each is
+    another, so that the page looks again."""
+    return json.dumps({"run": run_id, "download": download, "at": time.time()})
 
-    def tick_run(request: Any) -> dict[str, Any]:
-        try:
-            return tick(request, store)
-        except (StudioError, AttributeError):
-            return {"gone": True}
 
-    def runs_now(_request: Any) -> dict[str, Any]:
-        return {"runs": listed(store)}
+def view(store: RunStore, listing: Listing, plotly: Path) -> gr.HTML:
+    """The component. Its value is what `told` gives; `select` tells which run was chosen, `act`
+    which of its buttons was pressed, `change` that the run in view is in another state."""
+    comparing = Comparing(store)
 
-    def log(request: Any) -> dict[str, Any]:
-        try:
-            return {"text": store.get(str(request.get("run", ""))).read_log()}
-        except StudioError as error:
-            return {"text": str(error)}
+    def runs_now(request: Any) -> dict[str, Any]:
+        return listing.now(request)
 
-    tick_run.__name__ = "tick"
+    def compared(request: Any) -> dict[str, Any]:
+        return comparing.table(request)
+
     return gr.HTML(
         value="",
         html_template=script("live.html"),
-        js_on_load=script("live.js"),
-        server_functions=[tick_run, runs_now, log],
+        js_on_load="\n".join(script(name) for name in _SCRIPTS),
+        server_functions=[*_of_one(store), runs_now, compared],
         plotly=f"/gradio_api/file={escape(plotly.as_posix())}",
         elem_id="live",
     )
+
+
+def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
+    """The functions that tell of one run: {"run": id, ...}."""
+
+    def found(request: Any) -> Run:
+        asked = request if isinstance(request, dict) else {}
+        return store.get(str(asked.get("run", "")))
+
+    def tick_run(request: Any) -> dict[str, Any]:
+        try:
+            run = found(request)
+        except StudioError:
+            return {"gone": True}
+        try:
+            return tick(request, store)
+        except UNREADABLE:
+            return _not_understood(run)
+
+    def about_run(request: Any) -> dict[str, Any]:
+        try:
+            return about(store, found(request))
+        except StudioError:
+            return {"gone": True}
+
+    def log(request: Any) -> dict[str, Any]:
+        try:
+            text = found(request).read_log(_LOG_BYTES)
+            return {"text": text[-20_000:], "traceback": traceback_of(text)}
+        except StudioError as error:
+            return {"text": str(error), "traceback": ""}
+
+    tick_run.__name__, about_run.__name__ = "tick", "about"
+    return [tick_run, about_run, log]

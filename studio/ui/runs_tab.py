@@ -1,6 +1,5 @@
 """The Runs tab: the live view, starting a run, and what can be done with the one looked at."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +9,45 @@ import plotly
 from studio import jobs
 from studio.errors import Problem, SpecError, StudioError
 from studio.plan.model import summarize
-from studio.runs import ENDED, Run
+from studio.runs import keep
 from studio.settings import Settings
 from studio.spec import RunSpec
-from studio.ui import header, html, live, marks, rows
+from studio.ui import header, html, live, marks, rows, run_acts, space
 from studio.ui.context import QUIET, Context, Updates, Values, model_folder
+from studio.ui.run_acts import Hands
+from studio.ui.run_view import leads_on
+from studio.ui.runs_list import Listing
+from studio.ui.sweep_view import SweepView
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+_MOVES_DISK = ("clean", "clean-all", "delete", "restore", "forget")
 
 
 class RunsTab:
     """The tab's components."""
 
     def __init__(self, context: Context) -> None:
+        self.listing = Listing(context.store)
         with gr.Row(elem_classes="actions"):
             words = "A run goes on when this page is closed. Come back whenever you like."
             gr.HTML(html.lead("Watch it learn", words), elem_classes="lead")
-            self.stop = gr.Button(
-                "Stop and keep", variant="stop", elem_id="stop-run", visible=False
-            )
-            self.kill = gr.Button("Stop now, save nothing", elem_id="kill-run", visible=False)
-            self.first = gr.Button("Next in the queue", elem_id="queue-first", visible=False)
-            self.leave = gr.Button("Take out of the queue", elem_id="queue-leave", visible=False)
-            self.resume = gr.Button("Resume", elem_id="resume-run", visible=False)
-            self.again = gr.Button("Start training", elem_id="start-runs")
-            self.talk = gr.Button("Talk to it", variant="primary", elem_id="talk", visible=False)
+            self.again = gr.Button("Start training", variant="primary", elem_id="start-runs")
         self.message = gr.HTML(elem_id="runs-message")
-        self.view = live.view(context.store, PLOTLY)
-        self._buttons: list[Any] = [
-            self.stop,
-            self.kill,
-            self.first,
-            self.leave,
-            self.resume,
-            self.again,
-            self.talk,
-        ]
+        self.view = live.view(context.store, self.listing, PLOTLY)
+        self.sweep = SweepView(judge)
+        with gr.Accordion(
+            "Disk, deleted runs, a run from a file", open=False, elem_id="runs-space"
+        ) as self.more:
+            self.space = gr.HTML(elem_id="space")
+            self.bring = gr.UploadButton(
+                "Bring in a run from a file", file_types=[".tar"], elem_id="run-import"
+            )
 
     def wire(
         self, context: Context, bar: gr.HTML, summary: gr.HTML, starters: list[gr.Button]
     ) -> None:
-        """Starting (from here and from the `starters`), looking at a run, stopping it. What is
-        wrong with the form goes to `summary` and beside the fields."""
+        """Starting (from here and from the `starters`), looking at a run, all that can be done
+        with one. What is wrong with the form goes to `summary` and beside the fields."""
         self._wire_start(context, summary, starters)
 
         def look(event: gr.EventData) -> Updates:
@@ -63,50 +59,63 @@ class RunsTab:
             chosen = header.chosen(context.store, tree, values[context.recipe], known)
             return {context.chosen: chosen, **self._updates(context, values[context.run])}
 
-        def end(run_id: str, now: bool) -> Updates:
-            message = ""
-            try:
-                jobs.stop(context.store.get(run_id or context.newest()), now=now)
-            except StudioError as error:
-                message = html.problem(error)
-            return {self.message: message, **self._updates(context, run_id)}
-
         run = context.run
-        outputs = [context.tabs, run, self.view, self.message, *self._buttons]
+        outputs = [context.tabs, run, self.view, self.message, self.again]
         for source in (self.view, bar):
             source.select(look, None, outputs, **QUIET)
         inputs = context.fields | {context.recipe, run}
-        bar.change(news, inputs, [context.chosen, *self._buttons], **QUIET)
+        for source in (self.view, bar):
+            source.change(news, inputs, [context.chosen, self.again], **QUIET)
         opened = context.tab["Runs"].select
-        opened(lambda run_id: self._updates(context, run_id), run, self._buttons, **QUIET)
-        ended = [self.message, *self._buttons]
-        self.stop.click(lambda run_id: end(run_id, False), run, ended, **QUIET)
-        self.kill.click(lambda run_id: end(run_id, True), run, ended, **QUIET)
-        self._wire_queue(context, ended)
+        opened(lambda run_id: self._updates(context, run_id), run, self.again, **QUIET)
+        self._wire_acts(context)
+        self._wire_space(context)
+        self.sweep.wire(context, self.view, self.message, self.listing.forget)
 
-    def _wire_queue(self, context: Context, outputs: list[Any]) -> None:
-        """The run that is looked at: first in the queue, out of it, or on from where it ended."""
+    def _wire_acts(self, context: Context) -> None:
+        """Every button in what the live view draws, and in the lines above and below it."""
 
-        def change(run_id: str, work: Callable[[Run], None]) -> Updates:
-            message = ""
+        def act(values: Values, event: gr.EventData) -> Updates:
+            hands = Hands(context.store, context.settings, lambda: context.form.spec(values))
+            wanted = run_acts.read(event)
+            done = run_acts.perform(hands, wanted)
+            self.listing.forget()
+            following = values[context.run] if done.run is None else done.run
+            updates = {
+                self.message: done.message,
+                self.view: live.told(done.run or "", done.download),
+                **self._updates(context, following),
+                **context.form.set(done.fields),
+            }
+            if done.run is not None:
+                updates[context.run] = done.run
+            if done.tab:
+                updates[context.tabs] = gr.Tabs(selected=done.tab)
+            if str(wanted.get("do")) in _MOVES_DISK:
+                updates[self.space] = space.shown(context.store)
+            return updates
+
+        outputs = [context.tabs, context.run, self.view, self.message, self.again, self.space]
+        # Two buttons pressed one after the other are two.
+        multiple: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
+        inputs = context.fields | {context.run}
+        self.view.act(act, inputs, [*outputs, *context.fields], **multiple)
+
+    def _wire_space(self, context: Context) -> None:
+        """What is on the disk, counted when one opens it; and a run that comes from a file."""
+
+        def bring(path: str) -> Updates:
             try:
-                work(context.store.get(run_id or context.newest()))
+                run = keep.unpack(context.store, Path(path))
             except StudioError as error:
-                message = html.problem(error)
-            return {self.message: message, **self._updates(context, run_id)}
+                return {self.message: html.problem(error)}
+            self.listing.forget()
+            shown = {self.space: space.shown(context.store)}
+            return {**self._opened(context, run.id), **shown}
 
-        def first(run_id: str) -> Updates:
-            return change(run_id, lambda run: jobs.move(context.store, run, 1))
-
-        def leave(run_id: str) -> Updates:
-            return change(run_id, lambda run: jobs.remove(context.store, run))
-
-        def resume(run_id: str) -> Updates:
-            return change(run_id, lambda run: jobs.resume(context.store, context.settings, run))
-
-        self.resume.click(resume, context.run, outputs, **QUIET)
-        self.first.click(first, context.run, outputs, **QUIET)
-        self.leave.click(leave, context.run, outputs, **QUIET)
+        outputs = [context.tabs, context.run, self.view, self.message, self.again, self.space]
+        self.more.expand(lambda: space.shown(context.store), None, self.space, **QUIET)
+        self.bring.upload(bring, self.bring, outputs, **QUIET)
 
     def _wire_start(self, context: Context, summary: gr.HTML, starters: list[gr.Button]) -> None:
         form = context.form
@@ -129,11 +138,12 @@ class RunsTab:
                 return {context.tabs: tabs, context.marks: marks.dump(found), summary: card}
             except StudioError as error:
                 return {context.tabs: gr.Tabs(selected="Runs"), self.message: html.problem(error)}
+            self.listing.forget()
             known = rows.total(context.settings, tree)
             chosen = header.chosen(context.store, tree, recipe, known)
             return {**self._opened(context, run.id), context.chosen: chosen}
 
-        outputs = [context.tabs, context.run, self.view, self.message, *self._buttons]
+        outputs = [context.tabs, context.run, self.view, self.message, self.again]
         outputs += [summary, context.marks, context.chosen]
         inputs = context.fields | {context.recipe}
         for button in starters:
@@ -146,40 +156,19 @@ class RunsTab:
         return {
             context.tabs: gr.Tabs(selected="Runs"),
             context.run: run_id,
-            self.view: run_id,
+            self.view: live.told(run_id),
             self.message: "",
             **self._updates(context, run_id),
         }
 
     def _updates(self, context: Context, run_id: str) -> Updates:
-        """Which buttons make sense for the run that is looked at, or else the newest."""
+        """What Start means now. It steps back where the run in view has a next thing of its own."""
         wanted = run_id or context.newest()
         run = next((r for r in context.store.list() if r.id == wanted), None)
-        state = context.store.state(run) if run else None
-        waits = state is not None and state.status == "queued"
-        going = state is not None and not waits and state.status not in ENDED
-        asked = run is not None and run.stop.exists()
         active = context.store.active() is not None
-        tuned = (
-            run is not None
-            and not going
-            and not waits
-            and (run.adapter / "adapter_config.json").is_file()
-        )
-        return {
-            self.stop: gr.Button(visible=going, interactive=not asked),
-            self.kill: gr.Button(visible=going and asked),
-            self.resume: gr.Button(
-                visible=state is not None and state.status in ("stopped", "failed", "interrupted")
-            ),
-            self.first: gr.Button(visible=waits),
-            self.leave: gr.Button(visible=waits),
-            self.again: gr.Button(
-                "Add these settings to the queue" if active else "Start training",
-                variant="secondary" if tuned or active else "primary",
-            ),
-            self.talk: gr.Button(visible=tuned),
-        }
+        words = "Add these settings to the queue" if active else "Start training"
+        first = active or (run is not None and leads_on(context.store, run))
+        return {self.again: gr.Button(words, variant="secondary" if first else "primary")}
 
 
 def judge(settings: Settings, wanted: RunSpec) -> None:

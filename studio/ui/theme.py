@@ -6,6 +6,7 @@ from studio.ui.context import STATIC
 
 # Plain names: a GoogleFont would make the page ask another host.
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+_SHEETS = ("studio.css", "runs.css")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
@@ -87,5 +88,5 @@ def theme() -> gr.themes.Base:
 
 
 def css() -> str:
-    """The page's style sheet."""
-    return (STATIC / "studio.css").read_text(encoding="utf-8")
+    """The page's style sheets in one."""
+    return "".join((STATIC / name).read_text(encoding="utf-8") for name in _SHEETS)

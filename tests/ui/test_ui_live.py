@@ -13,7 +13,7 @@ from studio.runs import Run, RunStore
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.spec import DEFAULTS
-from studio.ui.live import listed, tick
+from studio.ui.live import tick
 
 START = {
     "type": "start", "time": 1_800_000_000.0, "max_steps": 200_000, "num_train_epochs": 3,
@@ -158,15 +158,20 @@ def test_a_run_that_is_asked_to_stop_says_so(store: RunStore) -> None:
     assert state["words"] == "stopped at step 2"
 
 
-def test_all_runs_are_listed_newest_first(store: RunStore) -> None:
-    for name in ("20250101-101112-a", "20250203-101112-b"):
-        run = Run(store.root / name)
-        run.path.mkdir(parents=True)
-        append(
-            run.events, {"type": "end", "status": "finished", "train_loss": 2.0, "eval_loss": 1.0}
-        )
-    rows = listed(store)
-    assert [(r["name"], r["when"], r["status"]) for r in rows] == [
-        ("b", "03.02. 10:11", "finished"), ("a", "01.01. 10:11", "finished"),
-    ]  # fmt: skip
-    assert rows[0]["loss"] == 2.0 and rows[0]["eval_loss"] == 1.0
+def test_a_run_that_pauses_says_so_and_where_it_waits(store: RunStore) -> None:
+    run = made(store, 2)
+    run.stop.write_text("pause")
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    assert state["words"].startswith("pausing")
+    append(run.events, {"type": "end", "status": "stopped", "step": 2, "paused": True})
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    assert state["words"] == "paused at step 2" and state["paused"] is True
+
+
+def test_a_clock_that_was_set_back_makes_no_time_negative(store: RunStore) -> None:
+    run = store.create(DEFAULTS, "ahead")
+    write_process(run.pid, psutil.Process().pid)
+    for event in (START, point(1), point(2)):
+        append(run.events, {**event, "time": time.time() + 10_000})
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    assert state["status"] == "running" and state["elapsed"] == state["remaining"] == 0.0

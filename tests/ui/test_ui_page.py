@@ -115,7 +115,8 @@ store = RunStore(settings.runs)
 run = store.create(DEFAULTS, "a")
 append(run.events, {"type": "start", "max_steps": 1})
 append(run.events, {"type": "end", "status": "finished"})
-from studio.ui import app, export_tab, header, live, model_tab, rows, serve, tune_tab
+from studio.ui import app, compare, export_tab, header, live, model_tab, rows, run_view, runs_list
+from studio.ui import serve, space, tune_tab
 app.build(settings)
 serve.options(settings)
 tree = DEFAULTS.model_dump()
@@ -128,7 +129,10 @@ assert "Steps" in tune_tab.right(settings, store, tree, "persona")
 assert "persona" in header.chosen(store, tree, "persona", 150)
 assert header.beat(store)["machine"]
 assert live.tick({"run": run.id, "offset": 0}, store)["offset"] > 0
-assert live.listed(store)
+assert runs_list.Listing(store).now({})["runs"]
+assert run_view.about(store, run)["can"]
+assert compare.Comparing(store).table({"runs": [run.id]})["results"]
+assert "Disk" in space.shown(store)
 assert "Not made" in export_tab.done(run, "adapter")
 heavy = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)
