@@ -180,12 +180,14 @@ def _pack(hands: Hands, run: Run, act: Act) -> Done:
 
 
 def _delete(hands: Hands, run: Run, act: Act) -> Done:
-    title = title_of(run)
+    title, runs = title_of(run), hands.store.list()
     keep.delete(hands.store, run)
     keep.purge(hands.store)
     undo = button("Undo", {"do": "restore", "run": run.id})
-    following = next((r.id for r in hands.store.list()), "")
-    return Done(_said(f"Deleted {title}.", undo), following)
+    # The one below it in the list comes into view, or else the one above.
+    at = runs.index(run)
+    following = [r.id for r in (*runs[at + 1 :], *reversed(runs[:at]))]
+    return Done(_said(f"Deleted {title}.", undo), following[0] if following else "")
 
 
 def _clean(hands: Hands, run: Run, act: Act) -> Done:

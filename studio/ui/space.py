@@ -68,7 +68,10 @@ def _by_run(uses: list[tuple[dict[str, int], Run]]) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(title_of(run))} <span class='soft'>{escape(run.id)}</span></td>"
-        + "".join(f"<td class='nowrap'>{html.size(use[part])}</td>" for part in _PARTS)
+        + "".join(
+            f"<td class='nowrap'>{html.size(use[part]) if use[part] else '–'}</td>"
+            for part in _PARTS
+        )
         + "</tr>"
         for use, run in uses[:_LISTED]
     )

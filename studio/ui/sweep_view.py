@@ -131,7 +131,7 @@ def read(spec: RunSpec, typed: list[tuple[str, str]], *, paired: bool) -> Sweep:
         if key in sweep.values:
             sweep.wrong.append((label(key), "it is chosen twice: choose another field."))
             continue
-        sweep.values[key] = _values(key, str(text or ""), sweep.wrong)
+        sweep.values[key] = _values(spec, key, str(text or ""), sweep.wrong)
     try:
         for row in sweep.sets():
             _judge_together(spec, row, sweep.wrong)
@@ -140,7 +140,7 @@ def read(spec: RunSpec, typed: list[tuple[str, str]], *, paired: bool) -> Sweep:
     return sweep
 
 
-def _values(key: str, text: str, wrong: list[tuple[str, str]]) -> list[Any]:
+def _values(spec: RunSpec, key: str, text: str, wrong: list[tuple[str, str]]) -> list[Any]:
     """The values of one field, each once, in the order in which they were typed."""
     section, _, name = key.partition(".")
     info = specs.SECTIONS[section].model_fields[name]
@@ -149,18 +149,27 @@ def _values(key: str, text: str, wrong: list[tuple[str, str]]) -> list[Any]:
     found: list[Any] = []
     for part in filter(None, (p.strip() for p in parts)):
         try:
-            # What is wrong only together with other settings is judged later, with them.
-            held = specs.with_overrides(specs.DEFAULTS, [f"{key}={part}"])
+            value = _value(spec, section, name, part)
         except SpecError as error:
             problem = next((p for p in error.problems if p.field == key), error.problems[0])
             wrong.append((part, f"{problem.message} {problem.hint}".strip()))
             continue
-        value = getattr(getattr(held, section), name)
         if value in found:
             wrong.append((part, "it stands there twice."))
         else:
             found.append(value)
     return found
+
+
+def _value(spec: RunSpec, section: str, name: str, text: str) -> Any:
+    """The value, where the field takes it. What is wrong only beside the form's other settings is
+    judged later, together with the other field. Raises SpecError."""
+    said = [f"{section}.{name}={text}"]
+    try:
+        held = specs.with_overrides(spec, said)
+    except SpecError:
+        held = specs.with_overrides(specs.DEFAULTS, said)
+    return getattr(getattr(held, section), name)
 
 
 def _judge_together(spec: RunSpec, row: dict[str, Any], wrong: list[tuple[str, str]]) -> None:

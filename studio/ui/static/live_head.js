@@ -182,6 +182,8 @@ function head() {
     [s.elapsed == null ? '–' : clock(s.elapsed), 'elapsed'],
   ];
   if (GOING.includes(s.status)) numbers.push([s.remaining == null ? '–' : clock(s.remaining), 'remaining']);
+  // A run that has not begun has no numbers.
+  $('numbers').hidden = $('progress').parentElement.hidden = !s.max_steps && s.elapsed == null;
   $('numbers').replaceChildren(...numbers.map(([value, label]) => make('div', {}, make('small', {}, label), String(value))));
   problem(s);
   const notes = $('notes');

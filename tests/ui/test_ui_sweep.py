@@ -1,0 +1,92 @@
+"""Trying several values: what is typed becomes runs in the queue, or is named as wrong."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from studio.errors import SpecError
+from studio.jobs import sweep as add
+from studio.jobs.conduct import _lock
+from studio.runs import RunStore, keep, queue
+from studio.runs.lock import try_lock
+from studio.settings import Settings
+from studio.spec import DEFAULTS, with_overrides
+from studio.ui.sweep_view import read, shown
+
+RATE, RANK, BATCH = "train.learning_rate", "adapter.r", "train.per_device_train_batch_size"
+
+
+@pytest.fixture(autouse=True)
+def nobody_starts_what_waits(settings: Settings) -> Iterator[None]:
+    with try_lock(_lock(settings)) as ours:
+        assert ours
+        yield
+
+
+@pytest.mark.parametrize("text", ["1e-4, 2e-4", "1e-4\n2e-4\n", " 1e-4 ,2e-4,"])
+def test_values_stand_with_commas_or_one_a_line(text: str) -> None:
+    sweep = read(DEFAULTS, [(RATE, text)], paired=False)
+    assert sweep.values == {RATE: [1e-4, 2e-4]} and sweep.wrong == []
+    assert "<b>2 runs</b>" in shown(sweep)
+
+
+def test_two_fields_make_a_grid_or_pairs() -> None:
+    typed = [(RATE, "1e-4, 2e-4, 3e-4"), (RANK, "8, 16")]
+    assert len(read(DEFAULTS, typed, paired=False).sets()) == 6
+    assert "<b>6 runs</b>" in shown(read(DEFAULTS, typed, paired=False))
+    paired = read(DEFAULTS, typed, paired=True)
+    assert paired.sets() == [] and "one length" in shown(paired)
+    typed = [(RATE, "1e-4, 2e-4"), (RANK, "8, 16")]
+    assert read(DEFAULTS, typed, paired=True).sets() == [
+        {RATE: 1e-4, RANK: 8}, {RATE: 2e-4, RANK: 16},
+    ]  # fmt: skip
+
+
+def test_each_wrong_value_is_named() -> None:
+    sweep = read(DEFAULTS, [(RATE, "1e-4, fast, 7, 1e-4"), (BATCH, "0, 4")], paired=False)
+    assert [value for value, _why in sweep.wrong] == ["fast", "7", "1e-4", "0"]
+    assert sweep.sets() == []
+    words = shown(sweep)
+    assert "not a number" in words and "too large" in words and "twice" in words
+    assert "<script>" not in shown(read(DEFAULTS, [(RATE, "<script>")], paired=False))
+
+
+def test_the_same_field_twice_and_none_at_all() -> None:
+    twice = read(DEFAULTS, [(RATE, "1e-4"), (RATE, "2e-4")], paired=False)
+    assert "another field" in shown(twice)
+    assert "Type the values" in shown(read(DEFAULTS, [(RATE, " ")], paired=False))
+    assert "Type the values" in shown(read(DEFAULTS, [(RATE, "1e-4"), (RANK, "")], paired=False))
+
+
+def test_values_that_are_wrong_only_together_are_named() -> None:
+    typed = [("model.quantization", "none, fp4"), ("adapter.use_dora", "true")]
+    with pytest.raises(SpecError):
+        with_overrides(DEFAULTS, ["model.quantization=fp4", "adapter.use_dora=true"])
+    sweep = read(DEFAULTS, typed, paired=False)
+    assert [value for value, _why in sweep.wrong] == ["fp4, on"]
+    # With the form as it is, one of them is wrong, and the other field mends it.
+    dora = with_overrides(DEFAULTS, ["adapter.use_dora=true"])
+    mended = read(
+        dora, [("model.quantization", "fp4"), ("adapter.use_dora", "false")], paired=False
+    )
+    assert len(mended.sets()) == 1
+    assert "DoRA" in shown(read(dora, [("model.quantization", "none, fp4")], paired=False))
+
+
+def test_too_many_are_refused_before_they_are_made() -> None:
+    many = ", ".join(str(n) for n in range(1, 60))
+    sweep = read(DEFAULTS, [(RANK, many), (BATCH, many)], paired=False)
+    assert "more than" in shown(sweep) and sweep.wrong
+
+
+def test_what_was_typed_becomes_runs_that_say_what_differs(
+    store: RunStore, settings: Settings
+) -> None:
+    spec = with_overrides(DEFAULTS, ["train.seed=9"])
+    sweep = read(spec, [(RATE, "1e-4, 2e-4"), (RANK, "8")], paired=False)
+    runs = add(store, settings, spec, "try", sweep.values)
+    assert queue.waiting(store.root) == [run.id for run in runs] and len(runs) == 2
+    assert [run.spec().train.learning_rate for run in runs] == [1e-4, 2e-4]
+    assert {run.spec().train.seed for run in runs} == {9}
+    assert "2e-4" in keep.meta(runs[1]).title
+    assert keep.meta(runs[0]).tags == keep.meta(runs[1]).tags != ()
