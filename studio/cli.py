@@ -16,7 +16,8 @@ from studio import jobs, spec
 from studio.data.findings import blocking, to_dicts
 from studio.errors import SpecError, StudioError
 from studio.plan.doctor import examine
-from studio.runs import Run, RunState, RunStore, queue
+from studio.runs import Run, RunState, RunStore, keep, queue
+from studio.runs.control import WISHES
 from studio.settings import Settings
 from studio.spec import RunSpec
 
@@ -188,11 +189,10 @@ def _show(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
 
 def _queue(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     store = _store(settings)
+    added: list[Run] = []
     match options.action:
         case "add":
-            name = _given(options, "a recipe")
-            run = jobs.enqueue(store, settings, spec.load(Path(name), options.set), Path(name).stem)
-            _say(options, f"{run.id} waits for its turn.")
+            added = _added(options, settings, Path(_given(options, "a recipe")))
         case "move":
             run = store.get(_given(options, "a run"))
             if options.place is None:
@@ -203,6 +203,8 @@ def _queue(options: argparse.Namespace, settings: Settings) -> tuple[int, Result
         case _:
             # Whoever looks sees to it that somebody works on it.
             jobs.ensure(settings)
+    for run in added:
+        _say(options, f"{run.id} waits for its turn.")
     waiting = queue.waiting(store.root)
     active = store.active()
     if active is not None:
@@ -211,7 +213,27 @@ def _queue(options: argparse.Namespace, settings: Settings) -> tuple[int, Result
         _say(options, f"{place:>2} {run_id}")
     if active is None and not waiting:
         _say(options, "Nothing trains and nothing waits.")
-    return 0, {"active": active.id if active else None, "waiting": waiting}
+    result: Result = {"active": active.id if active else None, "waiting": waiting}
+    return 0, {**result, "added": [run.id for run in added]} if added else result
+
+
+def _added(options: argparse.Namespace, settings: Settings, recipe: Path) -> list[Run]:
+    """The recipe in the queue, once or, with --sweep, once for each combination of values."""
+    wanted, store = spec.load(recipe, options.set), _store(settings)
+    if not options.sweep:
+        return [jobs.enqueue(store, settings, wanted, recipe.stem)]
+    values: dict[str, list[Any]] = {}
+    for text in options.sweep:
+        key, equals, listed = text.partition("=")
+        if not equals:
+            raise StudioError(
+                f"{text} is not SECTION.FIELD=VALUE,VALUE,….",
+                "As in --sweep train.learning_rate=1e-4,2e-4",
+            )
+        values[key.strip()] = [
+            spec.value_of(key.strip(), one.strip()) for one in listed.split(",") if one.strip()
+        ]
+    return jobs.sweep(store, settings, wanted, recipe.stem, values, paired=options.paired)
 
 
 def _given(options: argparse.Namespace, what: str) -> str:
@@ -229,13 +251,58 @@ def _stop(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]
     return 0, _summary(run, state)
 
 
+def _pause(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = store.get(options.run)
+    jobs.pause(run)
+    state = store.state(run) if options.detach else list(jobs.follow(store, run))[-1]
+    word = "paused" if state.paused else state.status
+    _say(options, f"{run.id}: {word} at step {state.step}")
+    return 0, {**_summary(run, state), "paused": state.paused}
+
+
 def _resume(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     store = _store(settings)
     run = store.get(options.run)
-    jobs.resume(store, settings, run)
+    if options.as_new != (options.checkpoint is not None):
+        raise StudioError(
+            "--checkpoint and --as-new go together.",
+            "A run goes on from its newest checkpoint; from an earlier one, a new run does.",
+        )
+    if options.as_new:
+        wanted = spec.with_overrides(run.spec(), options.set)
+        run = jobs.branch(store, settings, run, options.checkpoint, wanted)
+    elif options.set:
+        raise StudioError("--set changes no run that has begun.", "Use it with --as-new.")
+    elif options.epochs is not None:
+        jobs.extend(store, settings, run, options.epochs)
+    else:
+        jobs.resume(store, settings, run)
     state = store.state(run) if options.detach else _watch(options, store, run)
     _say(options, f"{run.id}: {state.status} at step {state.step}")
     return (0 if options.detach or state.status == "finished" else 1), _summary(run, state)
+
+
+def _ask(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    run = _store(settings).get(options.run)
+    jobs.ask(run, options.wish, options.value)
+    _say(options, f"{run.id} does that after its present step.")
+    return 0, {"run": run.id, "wish": options.wish, "value": options.value}
+
+
+def _archive(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    run = _store(settings).get(options.run)
+    out = settings.resolve(options.file, Path.cwd())
+    keep.pack(run, out)
+    _say(options, f"{run.id} is in {out}.")
+    return 0, {"run": run.id, "file": str(out), "bytes": out.stat().st_size}
+
+
+def _take_in(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = keep.unpack(store, settings.resolve(options.file, Path.cwd()))
+    _say(options, f"{run.id} is here now.")
+    return 0, _summary(run, store.state(run))
 
 
 def _chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
@@ -368,7 +435,20 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "action": {"choices": ("add", "list", "move", "remove"), "help": "what to do"},
     "item": {"nargs": "?", "help": "a recipe to add; a run's id to move or remove"},
-    "place": {"nargs": "?", "type": lambda text: _natural(text), "help": "1 is the next"},
+    "place": {"nargs": "?", "type": _natural, "help": "1 is the next"},
+    "--sweep": {
+        "action": "append",
+        "default": [],
+        "metavar": "SECTION.FIELD=A,B,…",
+        "help": "a run for each value; given again, one for each combination",
+    },
+    "--paired": {"action": "store_true", "help": "the first values together, then the second, …"},
+    "--checkpoint": {"type": _natural, "metavar": "STEP", "help": "go from here"},
+    "--as-new": {"action": "store_true", "help": "as a new run, in the queue"},
+    "--epochs": {"type": float, "help": "so many more for a run that has finished"},
+    "--value": {"type": float, "help": "the new learning rate"},
+    "wish": {"choices": WISHES, "help": "what it is to do"},
+    "file": {"help": "a .tar file"},
     "--detach": {"action": "store_true", "help": "return at once, without waiting for the end"},
     "--now": {"action": "store_true", "help": "end it at once, keeping only earlier checkpoints"},
     "--prompt": {"required": True, "help": "what to ask"},
@@ -394,10 +474,19 @@ _COMMANDS: tuple[tuple[str, Command, str, str], ...] = (
         "queue",
         _queue,
         "runs that wait: add RECIPE, list, move RUN PLACE, remove RUN",
-        "action item place --set",
+        "action item place --set --sweep --paired",
     ),
     ("stop", _stop, "finish the step, save, end", "run --now --detach"),
-    ("resume", _resume, "go on from the newest checkpoint", "run --detach"),
+    ("pause", _pause, "finish the step, save, give the memory back", "run --detach"),
+    (
+        "resume",
+        _resume,
+        "go on from the newest checkpoint; from another as a new run",
+        "run --checkpoint --as-new --epochs --set --detach",
+    ),
+    ("ask", _ask, "of a run that goes: save, evaluate, learning_rate", "run wish --value"),
+    ("archive", _archive, "write a run as one file", "run file"),
+    ("take-in", _take_in, "make a run of such a file", "file"),
     ("chat", _chat, "ask a run's base, tuned or merged model", "run --prompt --model --set"),
     ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --batch --set"),
     ("audit", _audit, "look at all rows; exit 0 only if none would ruin a run", "recipe --set"),

@@ -15,15 +15,18 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from studio.engine.explain import explain
+from studio.engine.explain import explain, tell
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
-from studio.runs import Run, checkpoints, files
+from studio.runs import Run, checkpoints, events, files
+from studio.runs.control import Wishes
 from studio.runs.lock import try_lock
 from studio.settings import Settings
 from studio.spec import parse
 
+# How long a worker that has ended may take to go.
+_GONE_S = 30.0
 _ENVIRONMENT = {
     # Idle threads that spin take the cores from whatever else runs: a factor of two on two cores.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -99,38 +102,59 @@ def _folder(text: str) -> Path:
 
 
 def _train(run: Run, settings: Settings) -> int:
+    try:
+        return _train_alone(run, settings)
+    finally:
+        # Whoever waits is started, though no page looks and the conductor may be gone.
+        with suppress(StudioError, OSError):
+            from studio.jobs import ensure
+
+            ensure(settings)
+
+
+def _train_alone(run: Run, settings: Settings) -> int:
     # Both are held until this process ends; the kernel takes them back however that happens.
-    with try_lock(run.path / "lock") as ours, try_lock(settings.home / "train.lock") as free:
+    device = settings.home / "train.lock"
+    with try_lock(run.path / "lock", _GONE_S) as ours:
         if not ours:
             print("Another worker has this run.", file=sys.stderr)
             return 1
-        files.write_process(run.pid, os.getpid())
         report = Reporter(run.events, stop=run.stop)
 
         def work() -> None:
-            if not free:
-                raise StudioError(
-                    "Another run is being trained on this machine.",
-                    "Stop it, or put this one into the queue.",
-                )
-            # Before the seconds that the libraries take: a recipe that can't be read needs none.
-            run.spec()
-            _begin_again(run, report)
-            report.stage("loading the libraries")
-            from studio.engine.train import train
+            said = run.events.stat().st_size if run.events.exists() else 0
+            files.write_process(run.pid, os.getpid(), said)
+            report.keep_reserve()
+            # One that has said its end takes a moment to go.
+            with try_lock(device, _GONE_S) as free:
+                if not free:
+                    raise StudioError(
+                        "Another run is being trained on this machine.",
+                        "Stop it, or put this one into the queue.",
+                    )
+                # Before the seconds that the libraries take: a recipe that can't be read needs
+                # none.
+                run.spec()
+                _begin_again(run, report)
+                report.stage("loading the libraries")
+                from studio.engine.train import train
 
-            train(run, settings, report)
+                train(run, settings, report)
 
-        return _reported(report, work)
+        return _reported(report, work, run, settings)
 
 
 def _begin_again(run: Run, report: Reporter) -> None:
     """Says from which step a run that ended goes on; one that just begins says nothing."""
     checkpoints.sweep(run.checkpoints)
+    files.sweep(run.adapter)
+    Wishes(run).clear()
     if not run.events.exists():
         return
     found, wrong = checkpoints.newest(run.checkpoints)
-    report.event("attempt", step=checkpoints.step_of(found) if found else 0)
+    step = checkpoints.step_of(found) if found else 0
+    changes = events.changes(events.read(run.events), step) if found else []
+    report.event("attempt", step=step, changes=changes)
     for words in wrong:
         report.note(words)
 
@@ -162,20 +186,31 @@ def _index(folder: Path, settings: Settings) -> int:
     return _reported(report, work)
 
 
-def _reported(report: Reporter, work: Callable[[], None]) -> int:
+def _reported(
+    report: Reporter,
+    work: Callable[[], None],
+    run: Run | None = None,
+    settings: Settings | None = None,
+) -> int:
     """Does the work; a stop or a crash becomes its last event."""
     signal.signal(signal.SIGTERM, _stop)
     try:
         work()
     except Stopped:
-        report.end("stopped")
+        with suppress(OSError):
+            report.end("stopped", **({"paused": True} if run and run.wish() == "pause" else {}))
     # The whole point of this function: nothing may end a worker without a word.
     except BaseException as error:  # noqa: BLE001
-        traceback.print_exc()
-        message, hint = explain(error, report.current)
-        # Where not even the log of events can be written, the traceback above has to do.
+        if run and settings:
+            told = tell(error, report.current, run, settings)
+        else:
+            told = dict(zip(("message", "hint"), explain(error, report.current), strict=True))
+        # Where not even the log of events can be written, its process's end has to do.
+        report.drop_reserve()
         with suppress(OSError):
-            report.end("failed", message=message, hint=hint, stage=report.current)
+            report.end("failed", **told, stage=report.current)
+        with suppress(OSError):
+            traceback.print_exc()
         return 1
     return 0
 

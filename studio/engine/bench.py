@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 from studio import spec as specs
 from studio.engine.channel import Channel
-from studio.engine.lock import try_lock
 from studio.engine.report import Stopped
 from studio.errors import StudioError
 from studio.runs import Run, files
+from studio.runs.lock import try_lock
 from studio.settings import Settings
 
 if TYPE_CHECKING:

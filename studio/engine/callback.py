@@ -2,46 +2,103 @@
 
 import math
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from studio.engine.report import Reporter
 from studio.errors import StudioError
+from studio.runs.control import Wishes
+from studio.spec import REWARDS
 
-# What the trainers dpo and kto tell besides the loss.
+# What the trainers tell besides the loss: sft, those that compare, orpo, reward, grpo.
 _METRICS = (
+    "mean_token_accuracy", "entropy",
     "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
     "logps/rejected", "kl",
+    "nll_loss", "log_odds_ratio", "log_odds_chosen",
+    "accuracy", "margin", "mean_reward", "min_reward", "max_reward",
+    "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length",
+    "completions/min_length", "completions/max_length", "completions/clipped_ratio",
+    *(f"rewards/{name}/mean" for name in REWARDS),
 )  # fmt: skip
+
+
+class Done(BaseException):
+    """There is no step left to train: the run was cut off after its last one. No `Exception`, as
+    with `Stopped`."""
+
+
+class Divergence:
+    """Sees whether the loss climbs for good: once its mean over some ten points lies half above
+    the lowest that it had. From 20 points on, and once a run."""
+
+    def __init__(self) -> None:
+        self._points, self._mean, self._lowest, self._at = 0, 0.0, math.inf, 0
+        self._told = False
+
+    def see(self, step: int, loss: float) -> str:
+        """What to say of it; mostly nothing."""
+        self._points += 1
+        share = max(0.1, 1 / self._points)
+        self._mean += share * (loss - self._mean)
+        if self._mean < self._lowest:
+            self._lowest, self._at = self._mean, step
+        high = self._mean >= max(1.5 * self._lowest, self._lowest + 0.3)
+        if self._told or not high or self._points < 20:
+            return ""
+        self._told = True
+        return (
+            f"The loss is rising: about {self._mean:.2f} at step {step}, and it was "
+            f"{self._lowest:.2f} at step {self._at}. A lower learning rate, which can be set now, "
+            "or a longer warmup helps; earlier checkpoints are kept up to save_total_limit."
+        )
 
 
 class StudioCallback(TrainerCallback):
     """Writes a run's events. A step costs it one look for the stop file."""
 
-    def __init__(self, report: Reporter, facts: dict[str, Any], before: int = 0) -> None:
+    def __init__(
+        self,
+        report: Reporter,
+        facts: dict[str, Any],
+        wishes: Wishes,
+        before: int = 0,
+        rates: Mapping[int, float] | None = None,
+    ) -> None:
         """`facts` goes into the start event: rows, parameters, device; `before` are the tokens that
-        an earlier attempt saw."""
+        an earlier attempt saw, `rates` the learning rates that are to be set after a step."""
         self._report = report
         self._facts = facts
+        self._wishes = wishes
+        self._rates = dict(rates or {})
         self._step_began = 0.0
         self._busy_s = 0.0
         self._before = self._tokens = before
         self._evaluated = 0
+        self._divergence = Divergence()
         self.stopped = False
-        self.eval_loss: float | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """The length of the run is known now."""
+        """The length of the run is known now. Raises Done where an earlier attempt got there."""
         self._report.current = "training"
+        best = state.best_global_step
+        named = Path(args.output_dir) / f"checkpoint-{best}"
+        # By its place now: the home may have been moved since.
+        state.best_model_checkpoint = str(named) if best and named.is_dir() else None
         self._report.event(
             "start",
             max_steps=state.max_steps,
             num_train_epochs=args.num_train_epochs,
             **self._facts,
         )
+        if state.global_step >= state.max_steps:
+            raise Done
+        self._change_rate(state.global_step, more)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -50,15 +107,36 @@ class StudioCallback(TrainerCallback):
         self._step_began = time.perf_counter()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """Stops the step's clock; ends the training where that is asked for."""
+        """Stops the step's clock; does what is asked of the run."""
         self._busy_s += time.perf_counter() - self._step_began
-        if state.global_step >= state.max_steps:
-            # Whatever logging_steps says, the chart ends where the run ends.
-            control.should_log = True
-        else:
+        self._wish(args, state, control)
+        self._change_rate(state.global_step, more)
+        if state.global_step < state.max_steps:
             self._heed(control)
+        if control.should_save or state.global_step >= state.max_steps:
+            # A checkpoint does not hold what is not yet logged; and whatever logging_steps says,
+            # the chart ends where the run ends.
+            control.should_log = True
+
+    def _wish(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        for wish, value in self._wishes.take().items():
+            if wish == "learning_rate" and value is not None:
+                self._rates[state.global_step] = value
+            elif wish == "save":
+                control.should_save = True
+            elif args.eval_strategy == "no":
+                self._report.note("There is nothing to evaluate on: no rows are held back.")
+            else:
+                control.should_evaluate = True
+
+    def _change_rate(self, step: int, more: Mapping[str, Any]) -> None:
+        """What was asked for now, or what an earlier attempt was asked for at this step."""
+        rate = self._rates.pop(step, None)
+        if rate is not None:
+            set_learning_rate(more["optimizer"], more["lr_scheduler"], rate)
+            self._report.event("change", step=step, value=rate)
 
     def on_log(
         self,
@@ -71,6 +149,7 @@ class StudioCallback(TrainerCallback):
         """A point of the chart. Raises StudioError where the loss is no number any more."""
         if not logs or "loss" not in logs:
             return
+        loss = _finite(logs["loss"], "loss", state.global_step)
         tokens = int(logs["num_tokens"]) + self._before if "num_tokens" in logs else self._tokens
         rate = (tokens - self._tokens) / self._busy_s if self._busy_s > 0 else None
         self._tokens, self._busy_s = tokens, 0.0
@@ -78,13 +157,15 @@ class StudioCallback(TrainerCallback):
             "log",
             step=state.global_step,
             epoch=round(state.epoch or 0.0, 4),
-            loss=_finite(logs["loss"], "loss", state.global_step),
+            loss=loss,
             learning_rate=logs.get("learning_rate"),
             grad_norm=_or_none(logs.get("grad_norm")),
             num_tokens=tokens,
             tokens_per_second=None if rate is None else round(rate, 1),
             **_metrics(logs),
         )
+        if words := self._divergence.see(state.global_step, loss):
+            self._report.note(words)
 
     def on_prediction_step(
         self,
@@ -111,9 +192,9 @@ class StudioCallback(TrainerCallback):
         """The evaluation's loss."""
         self._evaluated = 0
         if metrics and "eval_loss" in metrics:
-            self.eval_loss = _finite(metrics["eval_loss"], "evaluation loss", state.global_step)
+            loss = _finite(metrics["eval_loss"], "evaluation loss", state.global_step)
             more = _metrics(metrics, "eval_")
-            self._report.event("eval", step=state.global_step, eval_loss=self.eval_loss, **more)
+            self._report.event("eval", step=state.global_step, eval_loss=loss, **more)
         self._report.tell("training")
         if state.global_step < state.max_steps:
             self._heed(control)
@@ -128,6 +209,22 @@ class StudioCallback(TrainerCallback):
         if self._report.should_stop():
             self.stopped = True
             control.should_training_stop = control.should_save = control.should_log = True
+
+
+def set_learning_rate(optimizer: Any, scheduler: Any, rate: float) -> None:
+    """Gives the run another learning rate from here on: the schedule keeps its shape, and each
+    group of parameters its share. A checkpoint holds what this changes."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    groups = optimizer.param_groups
+    # A scheduler that looks at the loss knows no rate that it began with.
+    bases = getattr(scheduler, "base_lrs", None) or [groups[0]["lr"]]
+    factor = rate / bases[0] if bases[0] else 1.0
+    for group in groups:
+        group["lr"] *= factor
+        if "initial_lr" in group:
+            group["initial_lr"] *= factor
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [base * factor for base in scheduler.base_lrs]
 
 
 def _metrics(logs: dict[str, float], prefix: str = "") -> dict[str, float]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from studio.engine import hub
 from studio.engine.download import follow
 from studio.engine.folder import check_folder
-from studio.engine.lock import try_lock
 from studio.engine.report import Report
 from studio.errors import StudioError
 from studio.plan.catalogue import Entry
 from studio.runs import files
+from studio.runs.lock import try_lock
 from studio.settings import Settings
 
 _BLOCK = 4 * 2**20

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,10 @@ from studio.runs import events
 
 # Readers look a few times a second: more often than this a count only fills the disk.
 _COUNT_EVERY_S = 0.1
+_SYNC_EVERY_S = 1.0
+_LASTING = ("attempt", "save", "change", "end")
+# An end, and the traceback in the log.
+_RESERVE = 2**16
 
 
 class Stopped(BaseException):
@@ -52,13 +57,30 @@ class Throttle:
 
 
 class Reporter:
-    """Writes a run's (or an export's) events. `stop` is the file whose presence asks to stop."""
+    """Writes a run's (or an export's) events. `stop` is the file whose presence asks to stop.
+
+    Times go on as the seconds do, whatever is done to the clock. Beside the log lies a reserve of
+    some room, so that a worker can say that the disk is full.
+    """
 
     def __init__(self, path: Path, stop: Path | None = None) -> None:
         self._path = path
         self._stop = stop
         self._throttle = Throttle()
+        self._reserve = path.with_name(f".{path.name}.reserve")
+        self._clock = time.time() - time.monotonic()
+        self._synced = 0.0
         self.current = "starting"
+
+    def keep_reserve(self) -> None:
+        """Takes the room; where there is none, whoever writes next says so."""
+        with suppress(OSError):
+            self._reserve.write_bytes(bytes(_RESERVE))
+
+    def drop_reserve(self) -> None:
+        """Gives the room back."""
+        with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
 
     def should_stop(self) -> bool:
         """Whether the stop file is there; costs a microsecond or two."""
@@ -83,8 +105,18 @@ class Reporter:
 
     def end(self, status: str, **values: Any) -> None:
         """Writes the last event: finished, stopped or failed."""
+        self.drop_reserve()
         self.event("end", status=status, **values)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Writes one event of `studio.runs.events`. Raises ValueError for NaN and infinity."""
-        events.append(self._path, {"type": kind, **values})
+        """Writes one event of `studio.runs.events`. Raises ValueError for NaN and infinity.
+
+        What was reported a second ago outlives a machine that loses power; an end, and what a
+        resume counts on, at once.
+        """
+        now = time.monotonic()
+        due = kind in _LASTING or now - self._synced >= _SYNC_EVERY_S
+        if due:
+            self._synced = now
+        event = {"type": kind, "time": round(self._clock + now, 3), **values}
+        events.append(self._path, event, sync=due)

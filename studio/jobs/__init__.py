@@ -1,32 +1,40 @@
 """Work that outlives the page: runs, exports and the model child."""
 
+from studio.jobs.again import branch, extend, resume
 from studio.jobs.audit import audit, audit_going, audit_result, stop_audit
 from studio.jobs.bench import Bench
 from studio.jobs.conduct import ensure
 from studio.jobs.export import export
 from studio.jobs.index import index, stop_index
 from studio.jobs.preview import batch, find, lengths, preview
-from studio.jobs.runs import SIDES, chat, follow, start, stop
+from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
-from studio.jobs.waiting import enqueue, move, remove, resume
+from studio.jobs.sweep import combinations, sweep
+from studio.jobs.waiting import enqueue, move, remove
 from studio.jobs.words import words
+from studio.runs.control import ask
 
 __all__ = [
     "SIDES",
     "Bench",
+    "ask",
     "audit",
     "audit_going",
     "audit_result",
     "batch",
+    "branch",
     "chat",
+    "combinations",
     "enqueue",
     "ensure",
     "export",
+    "extend",
     "find",
     "follow",
     "index",
     "lengths",
     "move",
+    "pause",
     "preview",
     "remove",
     "resume",
@@ -34,6 +42,7 @@ __all__ = [
     "stop",
     "stop_audit",
     "stop_index",
+    "sweep",
     "words",
     "writing",
 ]

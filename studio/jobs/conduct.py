@@ -6,21 +6,26 @@ is started again by whoever looks next, and takes over what it finds: all it kno
 """
 
 import json
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import psutil
 
+from studio.errors import StudioError
 from studio.jobs.bench import Bench
 from studio.jobs.export import busy
 from studio.jobs.spawn import spawn, writing
+from studio.plan.smaller import smaller
 from studio.runs import Run, RunStore, files, queue
 from studio.runs.lock import is_held, try_lock
 from studio.settings import Settings
 
 _LOOK_S = 0.2
+_RETRY_S = 5.0
 # One that is about to end holds its lock for a moment longer than it looks for work.
 _TAKE_OVER_S = 5.0
 
@@ -37,9 +42,15 @@ def conduct(settings: Settings) -> None:
     store = RunStore(settings.runs)
     with try_lock(_lock(settings), wait_s=_TAKE_OVER_S) as ours:
         while ours:
-            started = _start_next(store, settings)
+            try:
+                started = _start_next(store, settings)
+            except OSError as error:
+                # A full disk, say: who waits goes on waiting until somebody frees some of it.
+                print(f"The next run can't be started: {error}", flush=True)
+                time.sleep(_RETRY_S)
+                continue
             if started is not None:
-                _attend(*started)
+                _attend(*started, settings)
             elif store.active() is None and not queue.waiting(store.root):
                 return
             else:
@@ -60,23 +71,27 @@ def _start_next(store: RunStore, settings: Settings) -> "tuple[Run, Popen[bytes]
         run = Run(store.root / waiting[0])
         for left in (run.stop, run.exit):
             left.unlink(missing_ok=True)
+        said = run.events.stat().st_size if run.events.exists() else 0
         process = spawn(["train", str(run.path)], run.log, settings)
-        # It may have ended already; then its own events say why.
-        with suppress(psutil.NoSuchProcess):
-            files.write_process(run.pid, process.pid)
+        # It may have ended already, then its own events say why; and it writes this itself, too.
+        with suppress(psutil.NoSuchProcess, OSError):
+            files.write_process(run.pid, process.pid, said)
         # Last: killed before this, the next conductor finds it waiting and, at work, leaves it.
         waiting.pop(0)
     return run, process
 
 
-def _attend(run: Run, process: "Popen[bytes]") -> None:
+def _attend(run: Run, process: "Popen[bytes]", settings: Settings) -> None:
     """Waits for the worker's end and notes what only its parent can see."""
     peak, kills = 0, _oom_kills()
     while process.poll() is None:
         with suppress(psutil.Error):
             peak = max(peak, psutil.Process(process.pid).memory_info().rss)
         time.sleep(_LOOK_S)
-    seen = {"code": process.returncode, "peak": peak, "oom": _oom_kills() > kills}
+    seen: dict[str, Any] = {"code": process.returncode, "peak": peak, "oom": _oom_kills() > kills}
+    if process.returncode == -signal.SIGKILL and not run.stop.exists():
+        with suppress(StudioError):
+            seen["changes"] = smaller(run.spec(), settings)
     # The run's folder may have been deleted, or its disk be full: then the events have to do.
     with suppress(OSError):
         files.write_text(run.exit, json.dumps(seen))

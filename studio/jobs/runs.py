@@ -1,6 +1,7 @@
 """Starting and stopping runs, and talking to what they made."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from studio.jobs.bench import Bench, Reply
 from studio.jobs.export import busy, export
 from studio.jobs.spawn import writing
 from studio.jobs.words import words
-from studio.runs import ENDED, Run, RunState, RunStore, queue
+from studio.runs import ENDED, Run, RunState, RunStore, files, queue
+from studio.runs.lock import try_lock
 from studio.settings import Settings
 from studio.spec import GenerateSection, RunSpec
 
@@ -52,20 +54,43 @@ def start(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
     return run
 
 
-def stop(run: Run, *, now: bool = False) -> None:
-    """Asks the worker to finish its step, save and end; `now` ends it without waiting for that."""
-    process = run.process()
-    if process is None:
-        raise StudioError(f"The run {run.id} is not going.", "There is nothing to stop.")
-    run.stop.touch()
-    if not now:
+def stop(run: Run, *, now: bool = False, discard: bool = False) -> None:
+    """Asks the worker to finish its step, save and end; `now` ends it without waiting for that,
+    and `discard` besides removes what it has learned: checkpoints and adapter."""
+    process = _going(run)
+    _leave(run, "discard" if discard else "")
+    if not (now or discard):
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, psutil.Error):
             os.killpg(process.pid, number)
             with suppress(psutil.TimeoutExpired):
                 process.wait(_TERM_S)
-                return
+                break
+    if discard:
+        # Its lock says that nobody saves there any more.
+        with try_lock(run.path / "lock", _TERM_S):
+            for folder in (run.checkpoints, run.adapter):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def pause(run: Run) -> None:
+    """Asks the worker to finish its step, save a checkpoint, and give the memory back; `resume`
+    has it go on."""
+    _going(run)
+    _leave(run, "pause")
+
+
+def _going(run: Run) -> psutil.Process:
+    process = run.process()
+    if process is None:
+        raise StudioError(f"The run {run.id} is not going.", "There is nothing to stop.")
+    return process
+
+
+def _leave(run: Run, wish: str) -> None:
+    with writing(run.path):
+        files.write_text(run.stop, wish)
 
 
 def follow(store: RunStore, run: Run, every_s: float = 0.3) -> Iterator[RunState]:
@@ -73,7 +98,8 @@ def follow(store: RunStore, run: Run, every_s: float = 0.3) -> Iterator[RunState
     while True:
         state = store.state(run)
         yield state
-        if state.status in ENDED:
+        # One that was taken out of the queue has ended before it began.
+        if state.status in (*ENDED, "created"):
             return
         time.sleep(every_s)
 

@@ -17,23 +17,9 @@ def enqueue(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Ru
     return run
 
 
-def resume(store: RunStore, settings: Settings, run: Run) -> None:
-    """Has a run that ended before its last step go on from its newest checkpoint, in its turn; one
-    without a checkpoint begins again. Raises StudioError where there is nothing to go on with."""
-    with writing(settings.home), queue.changing(store.root) as waiting:
-        if run.process() is not None or run.id in waiting:
-            raise StudioError(f"The run {run.id} is going, or waits for its turn.", "Let it.")
-        if store.state(run).status == "finished":
-            raise StudioError(
-                f"The run {run.id} has finished.", "Start a new one with more epochs."
-            )
-        waiting.append(run.id)
-    conduct.ensure(settings)
-
-
 def move(store: RunStore, run: Run, place: int) -> None:
     """Puts a waiting run at `place`, 1 being the next to start."""
-    with queue.changing(store.root) as waiting:
+    with writing(store.root), queue.changing(store.root) as waiting:
         _check(run, waiting)
         if not 1 <= place <= len(waiting):
             raise StudioError(
@@ -46,7 +32,7 @@ def move(store: RunStore, run: Run, place: int) -> None:
 
 def remove(store: RunStore, run: Run) -> None:
     """Takes a run out of the queue; its folder stays."""
-    with queue.changing(store.root) as waiting:
+    with writing(store.root), queue.changing(store.root) as waiting:
         _check(run, waiting)
         waiting.remove(run.id)
 

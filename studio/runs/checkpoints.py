@@ -3,12 +3,12 @@ and looked at before anything of it is used."""
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.runs.files import sync
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _MANIFEST = "manifest.json"
@@ -23,11 +23,11 @@ def seal(folder: Path) -> None:
             "size": path.stat().st_size,
             "sha256": _digest(path),
         }
-        _sync(path)
+        sync(path)
     manifest = folder / _MANIFEST
     manifest.write_text(json.dumps({"files": listed}, indent=1), encoding="utf-8")
     for path in (manifest, folder):
-        _sync(path)
+        sync(path)
 
 
 def publish(folder: Path, target: Path) -> None:
@@ -39,7 +39,7 @@ def publish(folder: Path, target: Path) -> None:
     seal(folder)
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def fault(folder: Path) -> str:
@@ -126,11 +126,3 @@ def _digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

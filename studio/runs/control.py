@@ -1,14 +1,15 @@
-"""What is asked of a run while it goes: small files that its worker takes away when it has done
-what they say. Asked of a run that does not go, they would wait for its next attempt."""
+"""What is asked of a run while it goes: small files that its worker takes away when it does what
+they say."""
 
 import math
 import os
-from pathlib import Path
+from contextlib import suppress
 
 from studio.errors import StudioError
 from studio.runs import files
 from studio.runs.store import Run
 
+_TRIES = 5
 WISHES = ("save", "evaluate", "learning_rate")
 
 
@@ -24,8 +25,12 @@ def ask(run: Run, wish: str, value: float | None = None) -> None:
     if wish == "learning_rate" and not (value and math.isfinite(value) and 0 < value <= 1):
         raise StudioError(f"{value} is no learning rate.", "Use a number above 0, up to 1.")
     folder = run.path / "control"
-    folder.mkdir(exist_ok=True)
-    files.write_text(folder / wish, "" if value is None else repr(float(value)))
+    for _ in range(_TRIES):
+        # The worker takes the folder away when it has taken what was in it.
+        with suppress(FileNotFoundError):
+            folder.mkdir(exist_ok=True)
+            files.write_text(folder / wish, "" if value is None else repr(float(value)))
+            return
 
 
 class Wishes:
@@ -48,16 +53,10 @@ class Wishes:
                 taken[wish] = float(text) if text else None
             except (OSError, ValueError):
                 continue
+        with suppress(OSError):
+            self._folder.rmdir()
         return taken
 
     def clear(self) -> None:
         """Forgets what was asked of an earlier attempt."""
         self.take()
-
-
-def paused(stop: Path) -> bool:
-    """Whether the stop file asks for a pause, after which the run is to go on."""
-    try:
-        return stop.read_text(encoding="utf-8").strip() == "pause"
-    except OSError:
-        return False

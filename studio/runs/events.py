@@ -4,8 +4,11 @@ Reading costs what is new, not what is there: a reader keeps a byte offset, and 
 only half written is left for the next time.
 
 The events, told apart by `type` (each has `time`, seconds since the epoch):
+- branch: the events above are those of `run` until the checkpoint of `step`, from which this run,
+  a new one, goes on
 - attempt: a worker goes on with a run that had ended, from the checkpoint of `step`; what was
-  reported after that step is reported anew
+  reported after that step is reported anew. `changes` are those that were made after it and are
+  made again at their steps
 - stage: `text` in words, with `done` and `total` where they can be counted
 - start: training begins: `max_steps`, `num_train_epochs`, `train_rows`, `eval_rows`,
   `parameters`, `trainable`, `device`
@@ -14,16 +17,17 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
 - eval: `step`, `eval_loss`
 - note: `text`, something the person should know
 - save: `step`, a checkpoint is whole
-- change: `what` was changed while the run went on, at `step`, to `value`
+- change: the learning rate was changed while the run went on, after `step`, to `value`
 - end: `status` (finished, stopped, failed), `train_loss`, `eval_loss`, `paused` where it is to go
-  on later, and for a failure `message`, `hint` and the `stage` it happened in
+  on later, and for a failure `message`, `hint`, the `stage` it happened in, and `changes`, settings
+  by field with which it would fit
 """
 
 import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +47,9 @@ Status = Literal[
 ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
 
 
-def append(path: Path, event: Event) -> None:
-    """Writes one event as one line with a single write, so that readers never see two mixed.
+def append(path: Path, event: Event, *, sync: bool = False) -> None:
+    """Writes one event as one line with a single write, so that readers never see two mixed; with
+    `sync` it is on the disk before this returns.
 
     Raises OSError where the disk takes no more. A half line left by that, or by a machine that
     lost power, is ended first: it costs the event that was in it, never the next one.
@@ -60,6 +65,8 @@ def append(path: Path, event: Event) -> None:
         data = (b"\n" if half else b"") + line.encode()
         if os.write(fd, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if sync:
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -82,9 +89,19 @@ def tail(path: Path, offset: int = 0, limit: int = 64 * 2**20) -> tuple[list[Eve
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and "type" in event:
+        if isinstance(event, dict) and _is_event(event):
             events.append(event)
     return events, offset + len(whole)
+
+
+def _is_event(event: Event) -> bool:
+    """Whether it can be one of ours: a log may have been damaged, or written by somebody else."""
+    step, now = event.get("step"), event.get("time")
+    return (
+        isinstance(event.get("type"), str)
+        and (step is None or isinstance(step, int))
+        and (now is None or isinstance(now, int | float))
+    )
 
 
 def read(path: Path, limit: int = 64 * 2**20) -> Iterator[Event]:
@@ -115,6 +132,7 @@ class RunState:
     trainable: int = 0
     device: str = ""
     loss: float | None = None
+    learning_rate: float | None = None
     train_loss: float | None = None
     eval_loss: float | None = None
     tokens_per_second: float | None = None
@@ -137,6 +155,10 @@ def fold(state: RunState, events: list[Event]) -> RunState:
         now = event.get("time")
         if event["type"] == "attempt":
             state = _again(state, event)
+        elif event["type"] == "branch":
+            step = event.get("step") or 0
+            state = replace(_again(state, event), status="created", spent=0.0, first_step=step)
+            continue
         state = replace(state, updated=now, started=state.started or now)
         match event["type"]:
             case "stage":
@@ -164,11 +186,7 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                 state = replace(state, notes=(*state.notes, str(event.get("text", ""))))
             case "end":
                 failed = event.get("status") == "failed"
-                problem = (
-                    {k: str(event.get(k, "")) for k in ("message", "hint", "stage")}
-                    if failed
-                    else None
-                )
+                problem = _problem(event) if failed else None
                 ends = {
                     k: v
                     for k, v in known.items()
@@ -182,11 +200,17 @@ def fold(state: RunState, events: list[Event]) -> RunState:
     return state
 
 
+def _problem(event: Event) -> dict[str, str]:
+    told = {k: str(event.get(k, "")) for k in ("message", "hint", "stage")}
+    changes = event.get("changes")
+    return {**told, "changes": json.dumps(changes)} if changes else told
+
+
 def _again(state: RunState, event: Event) -> RunState:
     """The state at the beginning of another attempt."""
     spent = state.spent
     if state.started is not None and state.updated is not None:
-        spent += state.updated - state.started
+        spent += max(0.0, state.updated - state.started)
     step = event.get("step") or 0
     return replace(
         state,
@@ -206,14 +230,27 @@ def _again(state: RunState, event: Event) -> RunState:
     )
 
 
-def shown(points: list[Event]) -> list[Event]:
-    """The points of the chart among the events, in order of step: an attempt that goes on from an
-    earlier step replaces what was reported after it."""
+def shown(told: Iterable[Event], kinds: tuple[str, ...] = ("log", "eval")) -> list[Event]:
+    """Those events of these kinds that still hold, in order of step: an attempt that goes on from
+    an earlier step replaces what was reported after it, one that begins anew all of it."""
     kept: list[Event] = []
-    for event in points:
+    for event in told:
         if event["type"] == "attempt":
             step = event.get("step") or 0
-            kept = [e for e in kept if e["step"] <= step]
-        elif event["type"] in ("log", "eval") and isinstance(event.get("step"), int):
+            kept = [e for e in kept if e["step"] <= step] if step else []
+        elif event["type"] in kinds and isinstance(event.get("step"), int):
             kept.append(event)
     return kept
+
+
+def changes(told: Iterable[Event], step: int) -> list[dict[str, float]]:
+    """The changes of the learning rate after `step`, as `step` and `value`: those that an attempt
+    from there on makes again, so that it ends as if it had never been cut off."""
+    kept: list[Event] = []
+    for event in told:
+        if event["type"] == "attempt":
+            back = event.get("step") or 0
+            kept = [c for c in kept if c["step"] <= back] + list(event.get("changes") or ())
+        elif event["type"] == "change" and isinstance(event.get("step"), int):
+            kept = [c for c in kept if c["step"] != event["step"]] + [event]
+    return [{"step": c["step"], "value": c["value"]} for c in kept if c["step"] > step]

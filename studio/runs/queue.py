@@ -12,11 +12,16 @@ from studio.runs import files
 _NAME = "queue.json"
 
 
+def path(root: Path) -> Path:
+    """The queue's file."""
+    return root / _NAME
+
+
 def waiting(root: Path) -> list[str]:
     """The ids of the runs that wait, the next one first. A file that can't be read is an empty
     queue: the runs themselves are in their folders."""
     try:
-        held = json.loads((root / _NAME).read_text(encoding="utf-8"))
+        held = json.loads(path(root).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     runs = held.get("runs") if isinstance(held, dict) else None
@@ -36,4 +41,4 @@ def changing(root: Path) -> Iterator[list[str]]:
         before = list(runs)
         yield runs
         if runs != before:
-            files.write_text(root / _NAME, json.dumps({"runs": list(dict.fromkeys(runs))}))
+            files.write_text(path(root), json.dumps({"runs": list(dict.fromkeys(runs))}))

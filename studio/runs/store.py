@@ -16,12 +16,12 @@ import psutil
 from studio import spec as specs
 from studio.errors import StudioError
 from studio.runs import events, files, queue
-from studio.runs.events import ENDED, Event, RunState
+from studio.runs.events import ENDED, RunState, Status
 from studio.spec import RunSpec
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,40}")
-# A worker writes its first event within seconds; a folder without one after this long has none.
-_BIRTH_S = 60.0
+# Where a worker is at work, or about to be.
+GOING: tuple[Status, ...] = ("starting", "running", "stopping")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Run:
     @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        """The answers that the trainer grpo tried, some of each step, a line of JSON each."""
+        return self.path / "completions.jsonl"
 
     @property
     def log(self) -> Path:
@@ -79,26 +84,33 @@ class Run:
         """The worker, if it lives."""
         return files.read_process(self.pid)
 
-    def judge(
-        self, state: RunState, alive: bool, waits: bool = False, began: float = 0.0
-    ) -> RunState:
+    def judge(self, state: RunState, *, alive: bool, waits: bool, silent: bool) -> RunState:
         """Adds to the folded events what only the process and the queue can tell: whether it was
-        `alive` before they were read, when it `began`, and whether it `waits` for its turn."""
+        `alive` before they were read, has been `silent` since it came, and whether the run
+        `waits` for its turn."""
         if waits and not alive:
             return replace(state, status="queued", problem=None)
-        if state.status in ENDED:
-            # A process younger than the end is another attempt that has not said a word yet.
-            again = alive and began > (state.updated or 0.0)
-            return replace(state, status="starting", problem=None) if again else state
         if alive:
+            if state.status in (*ENDED, "created"):
+                # One that has not said a word yet, or none that is left to say.
+                return replace(state, status="starting", problem=None) if silent else state
             return replace(state, status="stopping") if self.stop.exists() else state
-        if state.status == "created" and not self.pid.exists() and self._age() < _BIRTH_S:
+        if state.status in ENDED or (state.status == "created" and not self.pid.exists()):
             return state
         if self.stop.exists():
-            return replace(state, status="stopped")
+            return replace(state, status="stopped", paused=self.wish() == "pause")
         message, hint = self._death()
         problem = {"message": message, "hint": hint, "stage": state.stage or "starting"}
+        if changes := self._exit().get("changes"):
+            problem["changes"] = json.dumps(changes)
         return replace(state, status="interrupted", problem=problem)
+
+    def wish(self) -> str:
+        """What the stop file asks for: "pause", "discard", or "" for an end that keeps all."""
+        try:
+            return self.stop.read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
 
     def _death(self) -> tuple[str, str]:
         """How a worker ended that could not say it, as far as its parent or the log tells."""
@@ -126,9 +138,6 @@ class Run:
             return {}
         return seen if isinstance(seen, dict) else {}
 
-    def _age(self) -> float:
-        return time.time() - self.path.stat().st_mtime
-
     def _last_words(self) -> str:
         """The last line of the log, where it looks like an error."""
         lines = [line for line in self.read_log(4096).splitlines() if line.strip()]
@@ -152,12 +161,24 @@ class Run:
         return [points[step] for step in sorted(points)]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """How far a log was read, and what it came to. `files` are the marks of the files that the
+    judgement rests on."""
+
+    offset: int
+    state: RunState
+    judged: RunState
+    files: tuple[Any, ...]
+
+
 @dataclass
 class RunStore:
     """The folder of runs. What it remembers is only how far it has read each log."""
 
     root: Path
-    _seen: dict[str, tuple[int, RunState]] = field(default_factory=dict)
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _queue: tuple[Any, tuple[str, ...]] = (None, ())
 
     def create(self, spec: RunSpec, name: str) -> Run:
         """A new run folder with its spec. Two made in the same second get different names."""
@@ -210,33 +231,47 @@ class RunStore:
 
     def state(self, run: Run) -> RunState:
         """The run's state now; reads only what was added since this store last looked."""
-        offset, state = self._seen.get(run.id, (0, RunState()))
-        waits = run.id in queue.waiting(self.root)
-        if state.status in ENDED and not waits and _size(run.events) == offset:
-            return run.judge(state, (found := run.process()) is not None, False, _began(found))
-        new: list[Event]
+        waits = run.id in self.waiting()
+        marks = tuple(_mark(path) for path in (run.events, run.pid, run.stop, run.exit))
+        seen = self._seen.get(run.id)
+        # A process that is gone stays gone, and who comes after it writes another pid file.
+        if seen and seen.judged.status in ENDED and not waits and seen.files == marks:
+            return seen.judged
+        offset, state = (seen.offset, seen.state) if seen else (0, RunState())
+        if offset > _size(run.events):
+            # Cut off, or another file: what was read of it holds no more.
+            offset, state = 0, RunState()
         # Whether the process lives is asked before the log is read the last time: a worker that
         # ends in between has written its end by then, and is not taken for one that vanished.
-        process = run.process()
+        alive = run.process() is not None
         new, offset = events.tail(run.events, offset)
         state = events.fold(state, new)
-        self._seen[run.id] = (offset, state)
-        return run.judge(state, process is not None, waits, _began(process))
+        silent = alive and offset <= files.said_before(run.pid)
+        judged = run.judge(state, alive=alive, waits=waits, silent=silent)
+        self._seen[run.id] = _Seen(offset, state, judged, () if alive else marks)
+        return judged
+
+    def waiting(self) -> tuple[str, ...]:
+        """The ids of the runs that wait, the next one first; read anew only where that changed."""
+        mark = _mark(queue.path(self.root))
+        if mark is None or self._queue[0] != mark:
+            self._queue = (mark, tuple(queue.waiting(self.root)))
+        return self._queue[1]
 
     def active(self) -> Run | None:
         """The run that is being trained now, if any."""
-        for run in self.list():
-            if self.state(run).status not in (*ENDED, "queued"):
-                return run
-        return None
+        return next((run for run in self.list() if self.state(run).status in GOING), None)
 
 
-def _began(process: psutil.Process | None) -> float:
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """What changes when the file does; None where there is none."""
     try:
-        return process.create_time() if process else 0.0
-    except psutil.Error:
-        return 0.0
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    mark = _mark(path)
+    return mark[2] if mark else 0

@@ -1,6 +1,6 @@
 """The spec: one typed definition of every setting; forms, recipes and the command line follow."""
 
-from studio.spec.adapter import AdapterSection
+from studio.spec.adapter import LAYERWISE, METHODS, PROMPTS, AdapterSection
 from studio.spec.check import check
 from studio.spec.data import (
     COUNT,
@@ -16,8 +16,10 @@ from studio.spec.data import (
     System,
     Take,
 )
+from studio.spec.evaluate import EvalSection
 from studio.spec.field import Meta, meta_of, show
 from studio.spec.generate import GenerateSection
+from studio.spec.grpo import REWARDS, GrpoSection
 from studio.spec.model import ModelSection
 from studio.spec.recipe import (
     DEFAULTS,
@@ -32,18 +34,28 @@ from studio.spec.recipe import (
     parse,
     plain,
     tree,
+    used,
+    value_of,
     with_overrides,
+    with_values,
 )
-from studio.spec.train import EvalSection, TrainSection
-from studio.spec.trainers import DpoSection, KtoSection
+from studio.spec.train import NEXT_TOKEN, PAIRED, TrainSection
+from studio.spec.trainers import CptSection, DpoSection, KtoSection, OrpoSection, RewardSection
 
 __all__ = [
     "COUNT",
     "DEFAULTS",
+    "LAYERWISE",
+    "METHODS",
+    "NEXT_TOKEN",
+    "PAIRED",
+    "PROMPTS",
+    "REWARDS",
     "SECTIONS",
     "SHARE",
     "SLICE",
     "AdapterSection",
+    "CptSection",
     "DataSection",
     "DpoSection",
     "Drop",
@@ -51,9 +63,12 @@ __all__ = [
     "EvalSection",
     "Filter",
     "GenerateSection",
+    "GrpoSection",
     "KtoSection",
     "Meta",
     "ModelSection",
+    "OrpoSection",
+    "RewardSection",
     "RunSpec",
     "Shuffle",
     "Source",
@@ -73,5 +88,8 @@ __all__ = [
     "plain",
     "show",
     "tree",
+    "used",
+    "value_of",
     "with_overrides",
+    "with_values",
 ]

@@ -14,11 +14,27 @@ from studio.errors import Problem, SpecError, StudioError
 from studio.spec.adapter import AdapterSection
 from studio.spec.check import check
 from studio.spec.data import DataSection
+from studio.spec.evaluate import EvalSection
 from studio.spec.field import Meta, Section, meta_of, show
 from studio.spec.generate import GenerateSection
+from studio.spec.grpo import GrpoSection
+from studio.spec.methods import (
+    AdaloraSection,
+    Ia3Section,
+    LohaSection,
+    LokrSection,
+    OftSection,
+    VeraSection,
+)
 from studio.spec.model import ModelSection
-from studio.spec.train import EvalSection, TrainSection
-from studio.spec.trainers import DpoSection, KtoSection
+from studio.spec.prompts import (
+    MultitaskPromptTuningSection,
+    PrefixTuningSection,
+    PromptTuningSection,
+    PTuningSection,
+)
+from studio.spec.train import TrainSection
+from studio.spec.trainers import CptSection, DpoSection, KtoSection, OrpoSection, RewardSection
 from studio.spec.upgrade import upgrade
 
 Tree = dict[str, dict[str, Any]]
@@ -30,9 +46,23 @@ class RunSpec(Section):
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     adapter: AdapterSection = AdapterSection()
+    adalora: AdaloraSection = AdaloraSection()
+    ia3: Ia3Section = Ia3Section()
+    loha: LohaSection = LohaSection()
+    lokr: LokrSection = LokrSection()
+    oft: OftSection = OftSection()
+    vera: VeraSection = VeraSection()
+    prompt_tuning: PromptTuningSection = PromptTuningSection()
+    prefix_tuning: PrefixTuningSection = PrefixTuningSection()
+    p_tuning: PTuningSection = PTuningSection()
+    multitask_prompt_tuning: MultitaskPromptTuningSection = MultitaskPromptTuningSection()
     train: TrainSection = TrainSection()
+    cpt: CptSection = CptSection()
     dpo: DpoSection = DpoSection()
     kto: KtoSection = KtoSection()
+    orpo: OrpoSection = OrpoSection()
+    reward: RewardSection = RewardSection()
+    grpo: GrpoSection = GrpoSection()
     eval: EvalSection = EvalSection()
     generate: GenerateSection = GenerateSection()
 
@@ -42,9 +72,23 @@ SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
     "data": DataSection,
     "adapter": AdapterSection,
+    "adalora": AdaloraSection,
+    "ia3": Ia3Section,
+    "loha": LohaSection,
+    "lokr": LokrSection,
+    "oft": OftSection,
+    "vera": VeraSection,
+    "prompt_tuning": PromptTuningSection,
+    "prefix_tuning": PrefixTuningSection,
+    "p_tuning": PTuningSection,
+    "multitask_prompt_tuning": MultitaskPromptTuningSection,
     "train": TrainSection,
+    "cpt": CptSection,
     "dpo": DpoSection,
     "kto": KtoSection,
+    "orpo": OrpoSection,
+    "reward": RewardSection,
+    "grpo": GrpoSection,
     "eval": EvalSection,
     "generate": GenerateSection,
 }
@@ -55,6 +99,19 @@ def fields() -> Iterator[tuple[str, str, FieldInfo, Meta]]:
     for section, cls in SECTIONS.items():
         for name, info in cls.model_fields.items():
             yield section, name, info, meta_of(info)
+
+
+def used(key: str, tree: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the field `key` has an effect with what the tree says; it may be hidden otherwise.
+    What the tree does not say is at its default."""
+    section, _, name = key.partition(".")
+    cls = SECTIONS[section]
+    for other, values in (*cls.used_when, *meta_of(cls.model_fields[name]).when):
+        of, _, field = other.partition(".")
+        default = getattr(getattr(DEFAULTS, of), field)
+        if (tree.get(of) or {}).get(field, default) not in values:
+            return False
+    return True
 
 
 def parse(tree: Mapping[str, Any]) -> RunSpec:
@@ -191,6 +248,15 @@ def with_overrides(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
     return _overridden(diff(spec), overrides)
 
 
+def with_values(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
+    """The spec with these values, by "section.field". Raises SpecError."""
+    changed: dict[str, Any] = diff(spec)
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        changed.setdefault(section, {})[name] = value
+    return parse(changed)
+
+
 def _overridden(tree: Tree, overrides: Sequence[str]) -> RunSpec:
     problems = [p for p in (_override(tree, text) for text in overrides) if p]
     try:
@@ -216,6 +282,12 @@ def _override(tree: Tree, text: str) -> Problem | None:
         held[name] = _value(section, name, value.strip())
     # What is no section is told by parse.
     return None
+
+
+def value_of(key: str, text: str) -> Any:
+    """What the text says as a value of "section.field"; `with_values` judges it."""
+    section, _, name = key.partition(".")
+    return _value(section, name, text)
 
 
 def _value(section: str, name: str, text: str) -> Any:

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studio.engine import embedded
-from studio.engine.lock import try_lock
+from studio.runs.lock import try_lock
 from studio.engine.report import Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import Entry

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from studio.engine.lock import try_lock
+from studio.runs.lock import try_lock
 from studio.runs import Run, RunStore, events
 from studio.settings import Settings
 from tests.engine.helpers import ended, start_worker, wait_until

@@ -10,7 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from studio.runs.files import read_process, whole_folder, write_process, write_text
+from studio.runs.files import (
+    read_process,
+    said_before,
+    sweep,
+    whole_folder,
+    write_process,
+    write_text,
+)
 from studio.settings import PROJECT
 
 
@@ -87,6 +94,18 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_cut_off_folder_left_is_swept_and_the_old_one_is_put_back(tmp_path: Path) -> None:
+    path = tmp_path / "adapter"
+    half, old = tmp_path / ".adapter.x1", tmp_path / ".adapter.x1.old"
+    for folder in (half, old):
+        folder.mkdir()
+        (folder / "a").write_text(folder.name, encoding="utf-8")
+    (tmp_path / ".other.x").mkdir()
+    sweep(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.x", "adapter"]
+    assert (path / "a").read_text(encoding="utf-8") == ".adapter.x1.old"
+
+
 def test_a_living_process_is_found_again(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]"
 ) -> None:
@@ -108,17 +127,29 @@ def test_a_process_that_ended_is_gone_even_as_a_zombie(
 
 
 def test_a_pid_that_was_used_again_is_not_trusted(tmp_path: Path) -> None:
-    started = psutil.Process().create_time()
-    stored = {"pid": os.getpid(), "create_time": started - 5}
-    (tmp_path / "pid").write_text(json.dumps(stored), encoding="utf-8")
-    assert read_process(tmp_path / "pid") is None
-    (tmp_path / "pid").write_text(json.dumps({**stored, "create_time": started}), encoding="utf-8")
+    path = tmp_path / "pid"
+    write_process(path, os.getpid(), 7)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert read_process(path) is not None and said_before(path) == 7
+    boot, _, ticks = stored["birth"].partition(" ")
+    # Another process had this pid before, or the folder comes from another machine.
+    for birth in (f"{boot} {int(ticks) - 1}", f"{boot[::-1]} {ticks}", None, 3):
+        path.write_text(json.dumps({**stored, "birth": birth}), encoding="utf-8")
+        assert read_process(path) is None
+
+
+def test_a_clock_that_is_set_anew_changes_no_birth(
+    tmp_path: Path, sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_process(tmp_path / "pid", sleeper.pid)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 0.0)
+    monkeypatch.setattr("time.time", lambda: 0.0)
     assert read_process(tmp_path / "pid") is not None
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "7", "{}", '{"pid": "x", "create_time": 1}', '{"pid": null}', '{"pid": -1}'],
+    ["", "{", "[]", "7", "{}", '{"pid": "x", "birth": "1"}', '{"pid": null}', '{"pid": -1}'],
 )
 def test_a_broken_pid_file_means_no_process(tmp_path: Path, text: str) -> None:
     (tmp_path / "pid").write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from studio.errors import StudioError
-from studio.runs import ENDED, Run, RunStore
+from studio.runs import ENDED, Run, RunStore, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.settings import PROJECT
@@ -101,17 +101,85 @@ def test_runs_are_listed_newest_first_and_other_things_are_not_runs(store: RunSt
     assert [r.id for r in store.list()] == ["20250103-000000-b", "20250101-000000-a"]
 
 
-def test_a_run_without_a_worker_yet_is_created(store: RunStore, run: Run) -> None:
-    assert store.state(run).status == "created"
-    assert store.active() == run
-
-
-def test_a_run_whose_worker_never_came_is_interrupted(store: RunStore, run: Run) -> None:
+def test_a_run_that_was_never_started_is_created_and_holds_nobody_up(
+    store: RunStore, run: Run
+) -> None:
     long_ago = time.time() - 3600
     os.utime(run.path, (long_ago, long_ago))
+    assert store.state(run).status == "created"
+    assert store.active() is None
+
+
+def test_a_run_whose_worker_never_said_a_word_is_interrupted(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]"
+) -> None:
+    assert store.state(run).status == "starting" and store.active() == run
+    end(worker)
     state = store.state(run)
     assert state.status == "interrupted" and state.problem and state.problem["stage"] == "starting"
     assert store.active() is None
+
+
+def test_a_worker_that_has_not_said_a_word_goes_on_with_an_ended_run(
+    store: RunStore, run: Run
+) -> None:
+    append(run.events, START)
+    append(run.events, {"type": "end", "status": "stopped", "step": 3})
+    said = run.events.stat().st_size
+    with subprocess.Popen(["sleep", "60"]) as process:
+        # It came after all that was said: another attempt. One that came before is on its way out.
+        write_process(run.pid, process.pid, said)
+        assert store.state(run).status == "starting" and store.active() == run
+        write_process(run.pid, process.pid, 0)
+        assert store.state(run).status == "stopped" and store.active() is None
+        process.kill()
+
+
+def test_a_log_that_was_cut_off_is_read_anew(store: RunStore, run: Run) -> None:
+    append(run.events, START)
+    whole = run.events.read_bytes()
+    append(run.events, {"type": "end", "status": "finished", "step": 9})
+    assert store.state(run).status == "finished"
+    run.events.write_bytes(whole[: len(whole) // 2])
+    assert store.state(run).status in ("created", "interrupted")
+    run.events.write_bytes(whole)
+    write_process(run.pid, os.getpid())
+    assert store.state(run).status == "running"
+
+
+def test_what_a_stop_file_asks_for(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]"
+) -> None:
+    append(run.events, START)
+    run.stop.write_text("pause", encoding="utf-8")
+    assert store.state(run).status == "stopping"
+    end(worker)
+    state = store.state(run)
+    assert (state.status, state.paused, state.problem) == ("stopped", True, None)
+
+
+def test_settings_that_would_fit_are_told_with_the_problem(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]"
+) -> None:
+    append(run.events, START)
+    end(worker)
+    run.exit.write_text('{"code": -9, "changes": {"train.max_length": 512}}', encoding="utf-8")
+    problem = store.state(run).problem
+    assert problem and problem["changes"] == '{"train.max_length": 512}'
+    failed = {"type": "end", "status": "failed", "message": "m", "hint": "h", "changes": {"a.b": 1}}
+    append(run.events, failed)
+    problem = store.state(run).problem
+    assert problem and problem["changes"] == '{"a.b": 1}' and problem["message"] == "m"
+
+
+def test_the_queue_is_read_again_only_when_it_changed(store: RunStore, run: Run) -> None:
+    assert store.state(run).status == "created"
+    with queue.changing(store.root) as waiting:
+        waiting.append(run.id)
+    assert store.state(run).status == "queued"
+    with queue.changing(store.root) as waiting:
+        waiting.clear()
+    assert store.state(run).status == "created"
 
 
 def test_a_run_with_a_living_worker_is_what_its_events_say(
@@ -162,7 +230,7 @@ def test_a_recycled_pid_does_not_keep_a_run_alive(store: RunStore, run: Run) -> 
     append(run.events, START)
     assert store.state(run).status == "running"
     stored = run.pid.read_text(encoding="utf-8")
-    run.pid.write_text(stored.replace('"create_time": 1', '"create_time": 9'), encoding="utf-8")
+    run.pid.write_text(stored.replace('"birth": "', '"birth": "9'), encoding="utf-8")
     assert run.pid.read_text(encoding="utf-8") != stored
     assert store.state(run).status == "interrupted"
 
