@@ -1,49 +1,64 @@
-"""From the spec to what trl and peft are told: the one place where each setting arrives."""
+"""From the spec to what trl is told: the one place where each training setting arrives."""
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from trl import DPOConfig, KTOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
+from trl.experimental.orpo import ORPOConfig
 
 from studio.engine.load import Hardware
 from studio.runs import Run
-from studio.spec import RunSpec
+from studio.spec import REWARDS, RunSpec
 
-_CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "kto": KTOConfig}
+CONFIGS: dict[str, Any] = {
+    "sft": SFTConfig,
+    "cpt": SFTConfig,
+    "dpo": DPOConfig,
+    "kto": KTOConfig,
+    "orpo": ORPOConfig,
+    "reward": RewardConfig,
+    "grpo": GRPOConfig,
+}
+# What trl's configs have no field for: where it arrives is said there.
+_OURS = {
+    "trainer",  # which config this is
+    "early_stopping_patience",  # engine.stopping
+    "early_stopping_threshold",
+    "add_eos_token",  # engine.encode
+    "pattern",  # engine.rewards
+    "length",
+    "reward_model",
+    *REWARDS.values(),
+}
+_PACKED = ("packing", "packing_strategy")
 
 
 def trainer_config(spec: RunSpec, run: Run, where: Hardware, *, evaluate: bool) -> Any:
-    """The trainer's settings: trl's SFTConfig, DPOConfig or KTOConfig. Every field of the train,
-    eval and the trainer's own section goes in by its own name; the rest says where we differ from
-    trl's defaults."""
-    kind = _CONFIGS[spec.train.trainer]
+    """The trainer's settings: trl's config of that trainer. Every field of the train, eval and the
+    trainer's own section goes in by its own name; the rest says where we differ from trl's
+    defaults. `evaluate`: whether there are rows to evaluate on."""
+    trainer = spec.train.trainer
+    kind = CONFIGS[trainer]
     on_cpu = where.device == "cpu"
-    train = spec.train.model_dump(exclude={"trainer"})
-    evaluation = spec.eval.model_dump()
-    own: dict[str, Any] = {}
-    if spec.train.trainer == "sft":
-        # Rows come tokenized, cut and packed.
-        own = {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    else:
-        own = getattr(spec, spec.train.trainer).model_dump()
-        # Only sft packs; the spec refuses it for the others.
-        train.pop("packing")
-    if spec.train.trainer == "kto" and spec.kto.loss_type == "kto":
-        # The rows are shuffled before they are paired.
-        train["train_sampling_strategy"] = "sequential"
+    settings = {**spec.train.model_dump(), **spec.eval.model_dump(), **_own(spec)}
+    settings = {name: value for name, value in settings.items() if name not in _OURS}
+    if not evaluate:
+        settings |= {"eval_strategy": "no", "eval_on_start": False}
+    if settings["eval_strategy"] == "no":
+        settings["eval_on_start"] = False
+    if kind is not SFTConfig:
+        # Only sft and cpt pack; the spec refuses it for the others.
+        settings = {name: value for name, value in settings.items() if name not in _PACKED}
+    if trainer == "grpo":
+        # What bounds a prompt is done by us; answers have a length of their own.
+        settings.pop("max_length")
     known = {field.name for field in fields(kind)}
-    assert set(train) <= known, set(train) - known
+    assert set(settings) <= known, set(settings) - known
     return kind(
         output_dir=str(run.checkpoints),
-        **train,
-        **{**evaluation, "eval_on_start": evaluation["eval_on_start"] and evaluate},
-        **own,
-        eval_strategy="steps" if evaluate else "no",
+        **settings,
         logging_strategy="steps",
-        save_strategy="steps",
         use_cpu=on_cpu,
         # trl turns bf16 on where nothing is said, a CPU included.
         bf16=where.dtype is torch.bfloat16,
@@ -51,13 +66,42 @@ def trainer_config(spec: RunSpec, run: Run, where: Hardware, *, evaluate: bool) 
         dataloader_pin_memory=not on_cpu,
         # With the filter on, a loss of NaN shows as the last good one.
         logging_nan_inf_filter=False,
+        # Early stopping goes on counting where it was.
+        restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
-        report_to="none",
     )
 
 
-def lora_config(spec: RunSpec, new_tokens: Mapping[str, list[int]]) -> LoraConfig:
-    """The adapter's settings: every field of the adapter section by its own name. `new_tokens` are
-    those that were added, by the module in which they have a row: it is trained with the rest."""
-    trained = {"trainable_token_indices": dict(new_tokens)} if new_tokens else {}
-    return LoraConfig(task_type="CAUSAL_LM", **trained, **spec.adapter.model_dump())
+def _own(spec: RunSpec) -> dict[str, Any]:
+    """What this trainer is told beyond what all are told."""
+    # trl switches dropout off for those that compare; one that is asked for is kept.
+    quiet = {"disable_dropout": not _drops(spec)}
+    match spec.train.trainer:
+        case "sft" | "cpt":
+            # Rows come tokenized, cut and packed.
+            return {"dataset_kwargs": {"skip_prepare_dataset": True}}
+        case "grpo":
+            weights = [getattr(spec.grpo, name) for name in REWARDS.values()]
+            # The rows come in our order.
+            return {
+                **spec.grpo.model_dump(),
+                **quiet,
+                "reward_weights": [weight for weight in weights if weight],
+                "shuffle_dataset": False,
+            }
+        case "reward" | "orpo" as own:
+            # Our rows say where the answer begins, too.
+            held = getattr(spec, own).model_dump()
+            return {**held, **quiet, "remove_unused_columns": False}
+        case "kto" if spec.kto.loss_type == "kto":
+            # The rows are shuffled before they are paired.
+            return {**spec.kto.model_dump(), **quiet, "train_sampling_strategy": "sequential"}
+        case other:
+            return {**getattr(spec, other).model_dump(), **quiet}
+
+
+def _drops(spec: RunSpec) -> bool:
+    """Whether the adapter is to drop inputs."""
+    method = spec.adapter.method
+    section = spec.adapter if method in ("lora", "none") else getattr(spec, method)
+    return any(value for name, value in section.model_dump().items() if "dropout" in name)

@@ -43,10 +43,10 @@ def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
         merged.save_pretrained(str(aside))
         tokenizer.save_pretrained(str(aside))
         (aside / _GENERATION).unlink(missing_ok=True)
-        _write_generation(folder, aside, tokenizer.eos_token_id)
+        write_generation(folder, aside, tokenizer.eos_token_id)
 
 
-def _write_generation(folder: Path, aside: Path, end: int) -> None:
+def write_generation(folder: Path, aside: Path, end: int) -> None:
     """The base's own settings, to the letter; but where its answers were taught to end with another
     token, whoever loads the model has to stop there too."""
     path = folder / _GENERATION

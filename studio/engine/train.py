@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.utils import TrainableTokensWrapper
-from transformers import PreTrainedTokenizerBase
+from transformers import set_seed
 
 from studio.data import open_data
+from studio.engine.adapters import adapter_config, arrange, count, reference, steps_of
 from studio.engine.batches import arranged, bare, collator, order
-from studio.engine.callback import StudioCallback
-from studio.engine.card import model_card
-from studio.engine.config import lora_config, trainer_config
+from studio.engine.callback import Done, StudioCallback
+from studio.engine.config import trainer_config
 from studio.engine.dataset import Prepared, prepare
 from studio.engine.load import Hardware, fit_embeddings, hardware, load_model
 from studio.engine.report import Reporter
-from studio.engine.source import origin_of, resolve
+from studio.engine.reporters import prepare_reporters
+from studio.engine.result import first_weights, save_result
+from studio.engine.source import resolve
+from studio.engine.stopping import refuse_impossible, stop_early, stopped_early
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
-from studio.engine.trainers import TRAINERS, EpochOfOrder
+from studio.engine.trainers import EpochOfOrder, own_arguments, trainer_class
 from studio.errors import StudioError
-from studio.runs import Run, checkpoints, files
+from studio.runs import Run, checkpoints, events
+from studio.runs.control import Wishes
 from studio.settings import Settings
 from studio.spec import RunSpec
 
@@ -44,40 +47,73 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     for note in (loaded.note, *data.notes, *prepared.notes):
         if note:
             report.note(note)
-    model = load_model(spec.model, folder, where, report)
+    prepare_reporters(spec, run)
+    own = own_arguments(spec, settings, where, report)
+    # A scorer's head is new, and drawn.
+    set_seed(spec.train.seed)
+    scorer = spec.train.trainer == "reward"
+    model = load_model(spec.model, folder, where, report, scorer)
     report.stage("adding the adapter")
-    trainer = build(run, spec, where, model, loaded, prepared)
+    trainer = build(run, spec, where, model, loaded, prepared, folder, **own)
     trainer.told = lambda sha256: report.event("batch", sha256=sha256)
-    checkpoint, _ = checkpoints.newest(run.checkpoints)
-    callback = StudioCallback(
-        report, _facts(trainer, prepared, where), _tokens_until(run, checkpoint)
-    )
+    callback, checkpoint = _callback(run, report, _facts(trainer, prepared, where))
     trainer.add_callback(callback)
     if checkpoint is not None:
         # What the base model's loss is, was measured at the first start.
         trainer.args.eval_on_start = False
     report.stage("training")
-    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Done:
+        # Cut off between the last step and the end: what is left is what follows.
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
+    if words := stopped_early(trainer):
+        report.note(words)
     test_loss = None if callback.stopped else _tested(trainer, spec, prepared, report)
     # From here on a stop would only lose what is done.
     report.tell("saving the adapter")
-    save_adapter(trainer.model, loaded.tokenizer, spec, run.adapter)
+    save_result(trainer, loaded.tokenizer, spec, run.adapter)
+    paused = {"paused": True} if callback.stopped and run.wish() == "pause" else {}
     report.end(
         "stopped" if callback.stopped else "finished",
-        train_loss=output.training_loss if math.isfinite(output.training_loss) else None,
-        eval_loss=callback.eval_loss,
+        **_losses(trainer.state.log_history),
         test_loss=test_loss,
-        step=output.global_step,
+        step=trainer.state.global_step,
+        **paused,
     )
 
 
-def _tokens_until(run: Run, checkpoint: Path | None) -> int:
-    """The tokens that were seen before the checkpoint; trl counts from 0 again."""
+def _callback(
+    run: Run, report: Reporter, facts: dict[str, Any]
+) -> tuple[StudioCallback, Path | None]:
+    """The callback, and the checkpoint to go on from, with what was told until then."""
+    checkpoint, _ = checkpoints.newest(run.checkpoints)
     if checkpoint is None:
-        return 0
-    step = checkpoints.step_of(checkpoint)
-    seen = [p["num_tokens"] for p in run.history() if p["step"] <= step and p.get("num_tokens")]  # type: ignore[operator]
-    return int(seen[-1]) if seen else 0  # type: ignore[call-overload]
+        return StudioCallback(report, facts, Wishes(run)), None
+    step, told = checkpoints.step_of(checkpoint), list(events.read(run.events))
+    attempt = [event for event in told if event["type"] == "attempt"][-1:]
+    rates = {c["step"]: c["value"] for event in attempt for c in event.get("changes") or ()}
+    for event in told:
+        # A new run from another's checkpoint may have been given another rate.
+        if event["type"] == "branch" and event.get("step") == step and "learning_rate" in event:
+            rates[step] = event["learning_rate"]
+    # trl counts from 0 again.
+    seen = [e["num_tokens"] for e in events.shown(told) if e["step"] <= step and "num_tokens" in e]
+    return StudioCallback(report, facts, Wishes(run), max(seen, default=0), rates), checkpoint
+
+
+def _losses(history: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean loss over all steps, and that of the last evaluation, whatever attempt they were
+    made in."""
+    total, last, evaluated = 0.0, 0, None
+    for entry in history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+        evaluated = entry.get("eval_loss", evaluated)
+    mean = total / last if last else math.nan
+    return {"train_loss": mean if math.isfinite(mean) else None, "eval_loss": evaluated}
 
 
 def _tested(trainer: Any, spec: RunSpec, prepared: Prepared, report: Reporter) -> float | None:
@@ -92,7 +128,7 @@ def _tested(trainer: Any, spec: RunSpec, prepared: Prepared, report: Reporter) -
 
 def _facts(trainer: Any, prepared: Prepared, where: Hardware) -> dict[str, Any]:
     """What the start event says besides the run's length."""
-    trainable, parameters = trainer.model.get_nb_trainable_parameters()
+    trainable, parameters = count(trainer.model)
     return {
         "train_rows": len(prepared.train),
         "eval_rows": len(prepared.validation or ()),
@@ -104,44 +140,73 @@ def _facts(trainer: Any, prepared: Prepared, where: Hardware) -> dict[str, Any]:
 
 
 def build(
-    run: Run, spec: RunSpec, where: Hardware, model: Any, loaded: Tokenizer, prepared: Prepared
+    run: Run,
+    spec: RunSpec,
+    where: Hardware,
+    model: Any,
+    loaded: Tokenizer,
+    prepared: Prepared,
+    folder: Path,
+    **own: Any,
 ) -> Any:
-    """trl's trainer with the adapter in place; it seeds before it makes the adapter."""
+    """trl's trainer with the adapter in place; it seeds before it makes the adapter. `folder` is
+    where the model came from, `own` what only this trainer is given."""
     for module in model.modules():
         # On a CPU with bfloat16 instructions bitsandbytes repacks 4-bit weights at the first
         # evaluation, and the packed form has no gradient: the training after it would be wrong.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     fit_embeddings(model, len(loaded.tokenizer))
+    if spec.adapter.method == "none" and spec.model.dtype == "auto":
+        # Small steps vanish in bfloat16: what is trained is held in float32, and computed in less.
+        model.float()
     rows = arranged(spec, prepared.train, train=True)
     held = arranged(spec, prepared.validation, train=False) if prepared.validation else None
-    trainer = TRAINERS[spec.train.trainer](
+    new, steps = _rows_of(loaded.new_ids, model), steps_of(spec, len(rows))
+    config = adapter_config(spec, model, new, folder=folder, total_step=steps)
+    refuse_impossible(spec, steps, len(held or ()))
+    trainer = trainer_class(spec.train.trainer)(
         model=model,
         args=trainer_config(spec, run, where, evaluate=held is not None),
         train_dataset=bare(rows),
         eval_dataset=bare(held) if held else None,
         processing_class=loaded.tokenizer,
-        peft_config=_checked(lora_config(spec, _rows_of(loaded.new_ids, model)), model),
+        peft_config=config,
+        **reference(spec, model),
+        **own,
     )
+    trainer.folder = folder
+    trainer.first_weights = first_weights(trainer.model, spec)
+    arrange(trainer, spec)
     for module in trainer.model.modules():
         # trl's head asks for it, and peft's wrapper around a head knows only its weight.
         if isinstance(module, TrainableTokensWrapper):
             module.bias = None
-    # "auto" would ask the Hub about them, and save all of them where some were added.
-    trainer.model.save_pretrained = partial(
-        trainer.model.save_pretrained, save_embedding_layers=False
-    )
+    if config is not None:
+        # "auto" would ask the Hub about them, and save all of them where some were added.
+        trainer.model.save_pretrained = partial(
+            trainer.model.save_pretrained, save_embedding_layers=False
+        )
     # Now: for packed rows trl takes no collator but the very one that it makes itself.
     trainer.data_collator = collator(spec, loaded.tokenizer.pad_token_id)
     trainer.order = order(spec, rows)
     trainer.add_callback(EpochOfOrder(trainer.order))
+    stop_early(trainer, spec)
+    if spec.train.trainer == "grpo":
+        from studio.engine.grpo import keeper
+
+        trainer.keep = keeper(run.completions)
     if where.dtype is not torch.bfloat16:
-        # trl casts the adapter of a quantized model to bfloat16. float16 can't be scaled with it,
-        # and a CPU is slow at it.
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        _hold_in_float(trainer.model)
     return trainer
+
+
+def _hold_in_float(model: Any) -> None:
+    """What is trained, in float32: trl casts the adapter of a quantized model to bfloat16, with
+    which float16 can't be scaled and which a CPU is slow at."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _rows_of(tokens: list[int], model: Any) -> dict[str, list[int]]:
@@ -158,44 +223,3 @@ def _rows_of(tokens: list[int], model: Any) -> dict[str, list[int]]:
         )
     names = {id(module): name for name, module in model.named_modules()}
     return {names[id(end)].rpartition(".")[2]: tokens for end in ends if end is not None}
-
-
-def _checked(config: Any, model: Any) -> Any:
-    """The adapter's settings, once its modules are known to exist. Raises StudioError otherwise."""
-    wanted = config.target_modules
-    if isinstance(wanted, str):
-        return config
-    present = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if hasattr(module, "weight")
-    }
-    missing = sorted(set(wanted) - present)
-    if missing:
-        linear = sorted(
-            {
-                n.rsplit(".", 1)[-1]
-                for n, m in model.named_modules()
-                if isinstance(m, torch.nn.Linear)
-            }
-        )
-        raise StudioError(
-            f"The model has no module {', '.join(missing)}.",
-            f"Its linear layers are {', '.join(linear)}; all-linear takes those of every layer.",
-        )
-    return config
-
-
-def save_adapter(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, target: Path
-) -> None:
-    """Writes the adapter with its tokenizer and card; whole, or not at all."""
-    config = model.peft_config["default"]
-    # The folder we loaded from means nothing elsewhere. Set only now: a Hub id in here makes peft
-    # ask the Hub at every checkpoint.
-    config.base_model_name_or_path = origin_of(spec.model)
-    config.revision = spec.model.revision
-    with files.whole_folder(target) as aside:
-        model.save_pretrained(str(aside), save_embedding_layers=False)
-        tokenizer.save_pretrained(str(aside))
-        (aside / "README.md").write_text(model_card(spec), encoding="utf-8")

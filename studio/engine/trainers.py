@@ -5,18 +5,41 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
+from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer, KTOTrainer, SFTTrainer
 
 from studio.engine.batches import Order, digest
+from studio.engine.load import Hardware
+from studio.engine.report import Report
 from studio.engine.whole import WholeCheckpoints
+from studio.settings import Settings
+from studio.spec import RunSpec
 
 
-class _Prepared(WholeCheckpoints):
+class Base(WholeCheckpoints):
     """What all of them have in common; `order` and `told` are set by `train.build`."""
 
+    model: Any
+    optimizer: Any
     order: Order
     told: Callable[[str], None] | None = None
+    # LoRA+: how much faster B learns than A.
+    loraplus_lr_ratio: float = 1.0
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """peft's optimizer for LoRA+, where that is asked for."""
+        if self.loraplus_lr_ratio == 1 or self.optimizer is not None:
+            return super().create_optimizer(model)  # type: ignore[misc]
+        kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)  # type: ignore[attr-defined]
+        self.optimizer = create_loraplus_optimizer(
+            self.model,
+            kind,
+            loraplus_lr_ratio=self.loraplus_lr_ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+            **arguments,
+        )
+        return self.optimizer
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         """As it is: what the preview showed is what is trained."""
@@ -34,19 +57,49 @@ class _Prepared(WholeCheckpoints):
         return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
 
 
-class Sft(_Prepared, SFTTrainer):
+class Sft(Base, SFTTrainer):
     """Learns answers."""
 
 
-class Dpo(_Prepared, DPOTrainer):
+class Dpo(Base, DPOTrainer):
     """Learns which of two answers is the better one."""
 
 
-class Kto(_Prepared, KTOTrainer):
+class Kto(Base, KTOTrainer):
     """Learns from answers that are marked good or bad."""
 
 
-TRAINERS: dict[str, Any] = {"sft": Sft, "dpo": Dpo, "kto": Kto}
+def trainer_class(name: str) -> Any:
+    """The class of a trainer. Those with a file of their own are loaded when they are wanted."""
+    match name:
+        case "orpo":
+            from studio.engine.orpo import Orpo
+
+            return Orpo
+        case "reward":
+            from studio.engine.reward import Reward
+
+            return Reward
+        case "grpo":
+            from studio.engine.grpo import Grpo
+
+            return Grpo
+    return {"sft": Sft, "cpt": Sft, "dpo": Dpo, "kto": Kto}[name]
+
+
+def own_arguments(
+    spec: RunSpec, settings: Settings, where: Hardware, report: Report
+) -> dict[str, Any]:
+    """What only the trainer of `spec` is given: the rewards of grpo. Raises StudioError."""
+    if spec.train.trainer != "grpo":
+        return {}
+    from studio.engine.reward import load_scorer
+    from studio.engine.rewards import rewards
+
+    scorer = None
+    if spec.grpo.reward_model_weight:
+        scorer = load_scorer(spec.grpo.reward_model, settings, where, report)
+    return {"reward_funcs": rewards(spec.grpo, scorer)}
 
 
 class EpochOfOrder(TrainerCallback):

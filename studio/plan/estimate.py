@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from studio.plan.machine import Machine
 from studio.plan.model import Summary, number
+from studio.plan.trained import trainable
 from studio.spec import RunSpec
 
 # Bytes a parameter: int8 has a scale a row; nf4 and fp4 a scale a block of 64, which double
@@ -56,22 +57,6 @@ def dtype_bytes(spec: RunSpec, machine: Machine) -> int:
     if spec.model.dtype == "auto":
         return 2 if machine.gpus else 4
     return 4 if spec.model.dtype == "float32" else 2
-
-
-def trainable(spec: RunSpec, summary: Summary) -> int:
-    """Parameters that LoRA trains: r x (inputs + outputs) of each target, DoRA's magnitudes, and
-    the biases asked for."""
-    targets = summary.targets(spec.adapter.target_modules)
-    dora = 1 if spec.adapter.use_dora else 0
-    own = {s.name.removesuffix(".weight") for s in targets}
-    biases = {
-        "none": (),
-        "lora_only": [s for s in summary.shapes if s.name.removesuffix(".bias") in own],
-        "all": [s for s in summary.shapes if s.name.endswith(".bias")],
-    }[spec.adapter.bias]
-    return sum(spec.adapter.r * sum(s.dims) + dora * s.dims[0] for s in targets) + sum(
-        math.prod(s.dims) for s in biases
-    )
 
 
 def steps(spec: RunSpec, train_rows: int) -> int:

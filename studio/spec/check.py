@@ -6,40 +6,24 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from studio.errors import Problem
+from studio.spec.check_adapter import check_adapter
+from studio.spec.check_train import check_training
 from studio.spec.data import COUNT, SHARE, SLICE, DataSection, Drop, Filter
-from studio.spec.train import TrainSection
+from studio.spec.train import NEXT_TOKEN
 
 if TYPE_CHECKING:
     from studio.spec.recipe import RunSpec
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def check(spec: "RunSpec") -> list[Problem]:
     """Every such problem of the spec, each at the field that is best changed."""
     return [
-        *_model(spec),
+        *check_adapter(spec),
         *_steps(spec.data),
         *_templates(spec),
         *_parts(spec.data),
-        *_train(spec.train),
-        *_trainer(spec),
+        *check_training(spec),
     ]
-
-
-def _model(spec: "RunSpec") -> Iterator[Problem]:
-    if spec.adapter.use_dora and spec.model.quantization in ("int8", "fp4"):
-        yield Problem(
-            "adapter.use_dora",
-            f"DoRA is not trained on {spec.model.quantization} weights.",
-            "Use nf4 or no quantization, or turn DoRA off.",
-        )
-    if spec.model.name_or_path.lower().endswith(_PICKLES):
-        yield Problem(
-            "model.name_or_path",
-            "is a pickle file, which can run any code when it is opened.",
-            "Give a folder with safetensors.",
-        )
 
 
 def _steps(data: DataSection) -> Iterator[Problem]:
@@ -97,12 +81,13 @@ def _templates(spec: "RunSpec") -> Iterator[Problem]:
             "is not used where a prompt template writes the text.",
             "Set it back to model, or empty the prompt template.",
         )
-    if data.prompt_template and spec.train.trainer != "sft":
+    if data.prompt_template and spec.train.trainer not in NEXT_TOKEN:
         yield Problem(
             "data.prompt_template",
             f"is not used by the trainer {spec.train.trainer}, whose rows go through the chat "
             "template.",
             "Empty it, or use the trainer sft.",
+            {"data.prompt_template": None, "data.completion_template": None},
         )
     if data.encoding != "auto":
         try:
@@ -129,57 +114,3 @@ def _parts(data: DataSection) -> Iterator[Problem]:
             yield Problem(
                 f"data.{name}", f"{text} is no slice.", "Write it as [800:1000] or [80%:90%]."
             )
-
-
-def _train(train: TrainSection) -> Iterator[Problem]:
-    if train.max_steps == 0:
-        yield Problem(
-            "train.max_steps",
-            "0 steps would train nothing.",
-            "Use -1 to let the epochs decide, or a number above 0.",
-        )
-    if train.warmup_steps > 0 and train.lr_scheduler_type == "constant":
-        yield Problem(
-            "train.warmup_steps",
-            "is ignored by the scheduler constant.",
-            "Use 0, or the scheduler constant_with_warmup.",
-        )
-    if train.warmup_steps >= 1 and train.warmup_steps != int(train.warmup_steps):
-        yield Problem(
-            "train.warmup_steps",
-            "is neither a share below 1 nor whole steps.",
-            f"Use {int(train.warmup_steps)}, or a share such as 0.03.",
-        )
-    if train.warmup_steps >= 1 and 0 < train.max_steps <= train.warmup_steps:
-        yield Problem(
-            "train.warmup_steps",
-            f"is not shorter than the run of {train.max_steps} steps.",
-            "Lower it, or use a share such as 0.03.",
-        )
-
-
-def _trainer(spec: "RunSpec") -> Iterator[Problem]:
-    train = spec.train
-    if train.trainer == "sft":
-        return
-    if train.packing:
-        yield Problem(
-            "train.packing",
-            f"the trainer {train.trainer} compares whole rows, which can't be packed.",
-            "Turn it off.",
-        )
-    if spec.data.train_on != "assistant":
-        yield Problem(
-            "data.train_on",
-            f"the trainer {train.trainer} always judges the answer.",
-            "Set it back to assistant.",
-        )
-    if train.trainer == "dpo":
-        if spec.dpo.loss_type == "robust" and not spec.dpo.label_smoothing:
-            yield Problem("dpo.label_smoothing", "is 0, and the loss robust needs it.", "Try 0.1.")
-    elif spec.kto.loss_type == "kto" and train.per_device_train_batch_size < 2:
-        yield Problem(
-            "train.per_device_train_batch_size",
-            "is 1, and the loss kto compares the rows of a batch.",
-            "Use 2 or more, or the loss apo_zero_unpaired.",
-        )

@@ -2,17 +2,22 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+# Another setting's key and the values of it with which a field is used:
+# ("adapter.method", ("lora", "adalora")).
+When = tuple[str, tuple[Any, ...]]
+
 
 @dataclass(frozen=True)
 class Meta:
     """What the form needs beyond the type. `widget` is one of: auto, sci (a float written as
-    2e-4), slider, radio, long (a text of several lines), choices (pick or type several)."""
+    2e-4), slider, radio, long (a text of several lines), choices (pick or type several), mapping
+    (a = b, c = d). `when` are conditions that must all hold for the field to be used at all."""
 
     label: str
     group: str
@@ -20,6 +25,7 @@ class Meta:
     widget: str
     choices: tuple[str, ...]
     link: str
+    when: tuple[When, ...] = ()
 
 
 def option(
@@ -32,11 +38,12 @@ def option(
     widget: str = "auto",
     choices: tuple[str, ...] = (),
     link: str = "",
+    when: tuple[When, ...] = (),
     **bounds: Any,
 ) -> Any:
     """A pydantic field with its `Meta`. `help` says what it does and in which direction to move
     it; `bounds` are pydantic's own (ge, gt, le, lt, max_length)."""
-    meta = Meta(label, group, basic, widget, choices, link)
+    meta = Meta(label, group, basic, widget, choices, link, when)
     return Field(default, description=help, json_schema_extra={"meta": meta}, **bounds)  # type: ignore[dict-item]
 
 
@@ -50,7 +57,10 @@ def meta_of(info: FieldInfo) -> Meta:
 
 
 class Section(BaseModel):
-    """One section of the spec: frozen, and an unknown key is an error."""
+    """One section of the spec: frozen, and an unknown key is an error. `used_when` are conditions
+    for all of its fields."""
+
+    used_when: ClassVar[tuple[When, ...]] = ()
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False

@@ -1,4 +1,4 @@
-"""How it is trained and evaluated.
+"""How it is trained: the trainer, how long, in which batches, what is saved and told.
 
 A new option is one entry here: the form, the recipe, the command line and the documentation follow
 from it. Names are those of transformers, trl, peft and bitsandbytes, so that what one knows from
@@ -6,21 +6,29 @@ there holds here."""
 
 from typing import Literal
 
-from studio.spec.field import Section, option
+from studio.spec.field import option
+from studio.spec.optimizer import OptimizerFields
 
 _HF = "https://huggingface.co/docs"
 _TRAINER = f"{_HF}/transformers/main_classes/trainer"
+_REPORT = f"{_HF}/transformers/main_classes/callback"
+
+Trainers = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo"]
+# Those that learn every token as the next one, and so may pack rows.
+NEXT_TOKEN = ("sft", "cpt")
+PAIRED = ("dpo", "orpo", "reward")
 
 
-class TrainSection(Section):
-    """How the adapter is trained. Every name but `trainer` is a field of trl's SFTConfig."""
+class TrainSection(OptimizerFields):
+    """How the adapter is trained. Every name but `trainer` is a field of trl's configs."""
 
-    trainer: Literal["sft", "dpo", "kto"] = option(
+    trainer: Trainers = option(
         "sft",
-        "How the rows teach: sft learns their answers; dpo learns which of two answers is better; "
-        "kto learns from answers marked good or bad.",
+        "How the rows teach. sft learns answers, cpt plain text; dpo, orpo and reward learn which "
+        "of two answers is better, kto from marks; grpo tries answers and is rewarded.",
         label="Trainer",
         group="Trainer",
+        basic=True,
         link=f"{_HF}/trl/index",
     )
     num_train_epochs: float = option(
@@ -36,22 +44,12 @@ class TrainSection(Section):
     )
     max_steps: int = option(
         -1,
-        "Stop after this many steps, whatever the epochs say. -1: the epochs decide.",
+        "Stop after this many steps, whatever the epochs say. Lower it for a quick try. -1: the "
+        "epochs decide.",
         label="Max steps",
         group="Length",
         ge=-1,
         le=10_000_000,
-        link=_TRAINER,
-    )
-    learning_rate: float = option(
-        2e-4,
-        "Size of each step. Lower it if the loss jumps, raise it if the loss hardly moves.",
-        label="Learning rate",
-        group="Training",
-        basic=True,
-        widget="sci",
-        gt=0,
-        le=1,
         link=_TRAINER,
     )
     per_device_train_batch_size: int = option(
@@ -85,6 +83,16 @@ class TrainSection(Section):
         le=1_048_576,
         link=f"{_HF}/trl/sft_trainer",
     )
+    seed: int = option(
+        42,
+        "Decides the order of the rows, the held-back ones and the adapter's start. Same seed, "
+        "same run; try another one to see what is chance.",
+        label="Seed",
+        group="Length",
+        ge=0,
+        le=2**31 - 1,
+        link=_TRAINER,
+    )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = option(
         "random",
         "The order of the rows. group_by_length puts rows of like length together: less padding, "
@@ -92,15 +100,25 @@ class TrainSection(Section):
         label="Row order",
         group="Memory and speed",
         link=_TRAINER,
+        when=(("train.trainer", ("sft", "cpt", "dpo", "kto", "orpo", "reward")),),
     )
     packing: bool = option(
         False,
         "Put several short rows into one sequence without letting them see each other: less "
-        "padding, "
-        "fewer and fuller steps.",
+        "padding, fewer and fuller steps.",
         label="Packing",
         group="Memory and speed",
-        link=f"{_HF}/trl/reducing_memory_usage",
+        link=f"{_HF}/trl/reducing_memory_usage#packing",
+        when=(("train.trainer", NEXT_TOKEN),),
+    )
+    packing_strategy: Literal["bfd", "bfd_split", "wrapped"] = option(
+        "bfd",
+        "How rows are packed. bfd keeps each whole; bfd_split goes on with a long row in the next "
+        "sequence; wrapped fills every sequence and lets rows see each other.",
+        label="Packing strategy",
+        group="Memory and speed",
+        link=f"{_HF}/trl/reducing_memory_usage#packing",
+        when=(("train.trainer", NEXT_TOKEN), ("train.packing", (True,))),
     )
     activation_checkpointing: bool = option(
         False,
@@ -108,88 +126,39 @@ class TrainSection(Section):
         "memory.",
         label="Activation checkpointing",
         group="Memory and speed",
-        link=_TRAINER,
+        link=f"{_HF}/transformers/grad_checkpointing",
     )
-    optim: Literal[
-        "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "lion_8bit", "adafactor", "sgd"
-    ] = option(
-        "adamw_torch",
-        "The optimizer. The 8-bit ones save memory; adamw_torch is the safe choice.",
-        label="Optimizer",
-        group="Optimizer",
-        link=_TRAINER,
-    )
-    lr_scheduler_type: Literal[
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "constant",
-        "constant_with_warmup",
-        "inverse_sqrt",
-    ] = option(
-        "linear",
-        "How the learning rate falls over the run. constant keeps it; cosine falls late.",
-        label="Scheduler",
-        group="Optimizer",
-        link=_TRAINER,
-    )
-    warmup_steps: float = option(
-        0.0,
-        "Steps over which the learning rate rises from 0; below 1 it is a share of the run. "
-        "Raise it if "
-        "the first losses jump.",
-        label="Warmup",
-        group="Optimizer",
-        ge=0,
-        le=1_000_000,
-        link=_TRAINER,
-    )
-    weight_decay: float = option(
-        0.0,
-        "Pull of the adapter's weights towards 0. Raise it towards 0.1 against overfitting.",
-        label="Weight decay",
-        group="Optimizer",
-        ge=0,
-        le=1,
-        link=_TRAINER,
-    )
-    max_grad_norm: float = option(
-        1.0,
-        "Gradients longer than this are cut to it. Lower it if the loss jumps; 0 turns it off.",
-        label="Max gradient norm",
-        group="Optimizer",
-        ge=0,
-        le=1000,
-        link=_TRAINER,
-    )
-    neftune_noise_alpha: float | None = option(
-        None,
-        "Noise on the embeddings while training; 5 is usual and often makes answers fuller. "
-        "Empty: off.",
-        label="NEFTune noise",
-        group="Optimizer",
-        ge=0,
-        le=100,
-        link="https://arxiv.org/abs/2310.05914",
-    )
-    seed: int = option(
-        42,
-        "Decides the order of the rows, the held-back ones and the adapter's start. Same seed, "
-        "same run.",
-        label="Seed",
-        group="Length",
-        ge=0,
-        le=2**31 - 1,
-        link=_TRAINER,
+    tf32: bool = option(
+        False,
+        "Round float32 products to 19 bits on GPUs from Ampere on. Turn it on for a faster "
+        "float32 run; it changes nothing in bfloat16.",
+        label="TF32",
+        group="Memory and speed",
+        link=f"{_HF}/transformers/perf_train_gpu_one#tf32",
     )
     logging_steps: int = option(
         1,
-        "A point on the chart every so many steps.",
+        "A point on the chart every so many steps. Raise it for runs of many thousand steps.",
         label="Log every … steps",
         group="Saving",
         ge=1,
         le=100_000,
+        link=_TRAINER,
+    )
+    logging_first_step: bool = option(
+        False,
+        "A point for the first step too, where not every step has one. Turn it on to see where "
+        "the loss begins.",
+        label="Log the first step",
+        group="Saving",
+        link=_TRAINER,
+    )
+    save_strategy: Literal["steps", "epoch", "best", "no"] = option(
+        "steps",
+        "When a checkpoint is saved: every so many steps, after each epoch, whenever an "
+        "evaluation is the best so far, or never. no saves disk; a crash then loses all.",
+        label="Save",
+        group="Saving",
         link=_TRAINER,
     )
     save_steps: int = option(
@@ -200,45 +169,24 @@ class TrainSection(Section):
         ge=1,
         le=10_000_000,
         link=_TRAINER,
+        when=(("train.save_strategy", ("steps",)),),
     )
     save_total_limit: int = option(
         2,
-        "Checkpoints kept; older ones are deleted.",
+        "Checkpoints kept; older ones are deleted. Raise it to be able to go back further.",
         label="Checkpoints kept",
         group="Saving",
         ge=1,
         le=1000,
         link=_TRAINER,
+        when=(("train.save_strategy", ("steps", "epoch", "best")),),
     )
-
-
-class EvalSection(Section):
-    """When the loss on the held-back rows is measured."""
-
-    eval_steps: int = option(
-        20,
-        "Measure the evaluation loss every so many steps. More often shows overfitting sooner "
-        "and takes time.",
-        label="Evaluate every … steps",
-        group="Evaluation",
-        ge=1,
-        le=10_000_000,
-        link=_TRAINER,
-    )
-    eval_on_start: bool = option(
-        True,
-        "Measure it once before the first step, so that the chart begins where the base model "
-        "stands.",
-        label="Evaluate before the first step",
-        group="Evaluation",
-        link=_TRAINER,
-    )
-    per_device_eval_batch_size: int = option(
-        8,
-        "Rows in one pass of the evaluation. Lower it when memory runs out.",
-        label="Evaluation batch size",
-        group="Evaluation",
-        ge=1,
-        le=4096,
-        link=_TRAINER,
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = option(
+        [],
+        "Where the numbers are written besides the chart here: files in the run's folder, sent "
+        "nowhere. Choose what you already use.",
+        label="Also report to",
+        group="Saving",
+        widget="many",
+        link=_REPORT,
     )

@@ -4,17 +4,21 @@ A new option is one entry here: the form, the recipe, the command line and the d
 from it. Names are those of transformers, trl, peft and bitsandbytes, so that what one knows from
 there holds here."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from studio.spec.field import Section, option
 
 _HF = "https://huggingface.co/docs"
 _DPO = f"{_HF}/trl/dpo_trainer"
 _KTO = f"{_HF}/trl/kto_trainer"
+_ORPO = f"{_HF}/trl/orpo_trainer"
+_REWARD = f"{_HF}/trl/reward_trainer"
 
 
 class DpoSection(Section):
     """What only the trainer dpo uses. Every name is a field of trl's DPOConfig."""
+
+    used_when: ClassVar = (("train.trainer", ("dpo",)),)
 
     beta: float = option(
         0.1,
@@ -48,6 +52,8 @@ class DpoSection(Section):
 
 class KtoSection(Section):
     """What only the trainer kto uses. Every name is a field of trl's KTOConfig."""
+
+    used_when: ClassVar = (("train.trainer", ("kto",)),)
 
     beta: float = option(
         0.1,
@@ -84,4 +90,53 @@ class KtoSection(Section):
         gt=0,
         le=100,
         link=_KTO,
+    )
+
+
+class CptSection(Section):
+    """What only the trainer cpt (continued pre-training) uses."""
+
+    used_when: ClassVar = (("train.trainer", ("cpt",)),)
+
+    add_eos_token: bool = option(
+        True,
+        "End each text with the end token, so that the model learns where a text ends. Turn it "
+        "off if your rows are pieces of longer texts.",
+        label="End each text",
+        group="Continued pre-training",
+        link=f"{_HF}/transformers/main_classes/tokenizer",
+    )
+
+
+class OrpoSection(Section):
+    """What only the trainer orpo uses. Every name is a field of trl's ORPOConfig."""
+
+    used_when: ClassVar = (("train.trainer", ("orpo",)),)
+
+    beta: float = option(
+        0.1,
+        "Weight of the comparison beside the learning of the better answer (lambda in the paper). "
+        "Raise it to push the two further apart.",
+        label="ORPO beta",
+        group="ORPO",
+        gt=0,
+        le=10,
+        link=_ORPO,
+    )
+
+
+class RewardSection(Section):
+    """What only the trainer reward uses. Every name is a field of trl's RewardConfig."""
+
+    used_when: ClassVar = (("train.trainer", ("reward",)),)
+
+    center_rewards_coefficient: float | None = option(
+        None,
+        "Pulls the scores towards 0, so that those of different runs can be compared; 0.01 is "
+        "usual. Raise it if the scores drift. Empty: off.",
+        label="Centre the scores",
+        group="Reward model",
+        gt=0,
+        le=10,
+        link=_REWARD,
     )

@@ -13,11 +13,13 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from studio.errors import SpecError
-from studio.spec import DEFAULTS, Meta, RunSpec, fields, meta_of, parse, plain, show
+from studio.spec import DEFAULTS, Meta, RunSpec, fields, meta_of, parse, plain, show, used
 
 Tree = dict[str, dict[str, Any]]
 # Widgets whose value is a list of things with parts of their own.
 LISTS = ("steps", "sources")
+# Widgets that show a list as text with commas.
+TEXTS = ("names", "numbers")
 _CHOICE_LABELS = {
     "quantization": {
         "none": "none",
@@ -151,7 +153,8 @@ class Form:
         return {self.components[key]: value}
 
     def marks(self, tree: Tree, base: RunSpec) -> dict[str, dict[str, str]]:
-        """For each field that differs from `base` or is wrong: what the page writes beside it."""
+        """For each field that differs from `base`, is wrong or has no effect now (`unused`): what
+        the page writes beside it, or that it hides it."""
         problems: dict[str, str] = {}
         try:
             parse(tree)
@@ -163,6 +166,8 @@ class Form:
             section, name = key.split(".")
             original = getattr(getattr(base, section), name)
             mark = {}
+            if not used(key, tree):
+                mark["unused"] = "1"
             if key in problems:
                 mark["problem"] = problems[key]
             if not _same(tree.get(section, {}).get(name), original):
@@ -196,6 +201,8 @@ def to_widget(value: Any, info: FieldInfo) -> Any:
         return [value] if isinstance(value, str) else value
     if meta.widget in LISTS:
         return json.dumps(plain(value), ensure_ascii=False)
+    if meta.widget in TEXTS and isinstance(value, list):
+        return ", ".join(map(str, value))
     if meta.widget == "mapping" and isinstance(value, Mapping):
         return ", ".join(f"{part} = {column}" for part, column in value.items())
     return value
@@ -206,6 +213,8 @@ def from_widget(value: Any, info: FieldInfo) -> Any:
     widget = meta_of(info).widget
     if widget in LISTS:
         return _read_list(value)
+    if widget in TEXTS and isinstance(value, str):
+        return _read_names(value)
     if widget == "mapping" and isinstance(value, str):
         return _read_mapping(value)
     if isinstance(value, str):
@@ -228,6 +237,12 @@ def _read_list(value: Any) -> Any:
         return value
 
 
+def _read_names(text: str) -> list[Any]:
+    """The parts between commas, numbers as such."""
+    parts = [part.strip() for part in text.replace("\n", ",").split(",")]
+    return [int(part) if part.isdecimal() else part for part in parts if part]
+
+
 def _read_mapping(text: str) -> Any:
     """The mapping of "prompt = frage, completion = antwort"; what is none is left as it is."""
     pairs = [pair.partition("=") for pair in text.replace("\n", ",").split(",") if pair.strip()]
@@ -245,6 +260,9 @@ def _same(value: Any, original: Any) -> bool:
             return False
     if isinstance(original, str) and isinstance(value, list):
         return value == [original]
+    if isinstance(original, Mapping) and isinstance(value, Mapping):
+        # A box gives text where the spec has numbers.
+        return {k: str(v) for k, v in value.items()} == {k: str(v) for k, v in original.items()}
     return bool(value == original)
 
 

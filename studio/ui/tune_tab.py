@@ -12,7 +12,7 @@ from studio.plan.machine import gb, machine
 from studio.plan.model import summarize
 from studio.runs import RunStore, files
 from studio.settings import Settings
-from studio.spec import RunSpec, show
+from studio.spec import METHODS, SECTIONS, RunSpec, show
 from studio.ui import html, rows
 from studio.ui.context import MAIN, QUIET, Context, Updates, Values, model_folder, recipes
 from studio.ui.form import Tree
@@ -52,7 +52,8 @@ class TuneTab:
                 with gr.Row():
                     context.form.make("train.per_device_train_batch_size")
                     context.form.make("train.max_length")
-                context.form.advanced("adapter", "train", "dpo", "kto", "eval")
+                own = [name for name in METHODS if name in SECTIONS]
+                context.form.advanced("adapter", *own, "train", "dpo", "kto", "eval")
                 with gr.Accordion("Save as a recipe", open=False, elem_id="save-recipe"):
                     self.name = gr.Textbox(
                         label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name"

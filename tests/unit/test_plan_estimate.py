@@ -14,10 +14,10 @@ from studio.plan.estimate import (
     memory_bytes,
     plan,
     steps,
-    trainable,
 )
 from studio.plan.machine import Gpu, Machine
 from studio.plan.model import Shape, Summary, summarize
+from studio.plan.trained import trainable
 from studio.settings import Settings
 from studio.spec import DEFAULTS, RunSpec, load, with_overrides
 

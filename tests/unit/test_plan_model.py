@@ -10,8 +10,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
-from studio.plan.estimate import trainable, weight_bytes
+from studio.plan.estimate import weight_bytes
 from studio.plan.model import folder_of, is_hub_id, summarize
+from studio.plan.trained import trainable
 from studio.settings import Settings
 from studio.spec import parse
 from tests.unit.libraries import CASES
@@ -248,7 +249,7 @@ def test_counts_are_those_of_peft_and_transformers(
     real = libraries["counts"][name]
     assert summary.parameters == real.pop("parameters")
     ours = {
-        case: trainable(parse({"adapter": options}), summary) for case, options in CASES.items()
+        case: trainable(parse(options), summary) for case, options in CASES.items()
     }
     assert ours == real and all(real.values())
 

@@ -9,7 +9,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from studio.errors import SpecError
-from studio.spec import DEFAULTS, SECTIONS, Meta, fields, parse
+from studio.spec import DEFAULTS, REWARDS, SECTIONS, Meta, fields, parse
+from tests.unit.libraries import METHODS
 
 FIELDS = [
     pytest.param(section, name, info, meta, id=f"{section}.{name}")
@@ -130,12 +131,109 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
             {"train": {"trainer": "kto", "per_device_train_batch_size": 1}},
             "train.per_device_train_batch_size",
         ),
+        ({"train": {"trainer": "orpo", "packing": True}}, "train.packing"),
+        ({"train": {"trainer": "cpt"}, "data": {"train_on": "last"}}, "data.train_on"),
+        (
+            {"train": {"lr_scheduler_type": "reduce_lr_on_plateau", "warmup_steps": 258}},
+            "train.warmup_steps",
+        ),
+        ({"train": {"lr_scheduler_type": "constant", "warmup_steps": 0.1}}, "train.warmup_steps"),
+        ({"train": {"lr_scheduler_kwargs": {"num_cycles": 2}}}, "train.lr_scheduler_kwargs"),
+        (
+            {"train": {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"power": 2}}},
+            "train.lr_scheduler_kwargs",
+        ),
+        ({"train": {"lr_scheduler_type": "warmup_stable_decay"}}, "train.lr_scheduler_kwargs"),
+        ({"train": {"lr_scheduler_type": "cosine_with_min_lr"}}, "train.lr_scheduler_kwargs"),
+        (
+            {
+                "train": {"lr_scheduler_type": "reduce_lr_on_plateau"},
+                "data": {"validation": "0"},
+            },
+            "train.lr_scheduler_type",
+        ),
+        (
+            {"eval": {"load_best_model_at_end": True}, "data": {"validation": "0%"}},
+            "eval.load_best_model_at_end",
+        ),
+        (
+            {"eval": {"early_stopping_patience": 2, "eval_strategy": "no"}},
+            "eval.early_stopping_patience",
+        ),
+        (
+            {"train": {"save_strategy": "best"}, "eval": {"eval_strategy": "no"}},
+            "train.save_strategy",
+        ),
+        (
+            {
+                "train": {"save_strategy": "steps"},
+                "eval": {"load_best_model_at_end": True, "eval_strategy": "epoch"},
+            },
+            "train.save_strategy",
+        ),
+        (
+            {"train": {"save_steps": 25}, "eval": {"load_best_model_at_end": True}},
+            "train.save_steps",
+        ),
+        ({"eval": {"metric_for_best_model": "eval_reward"}}, "eval.metric_for_best_model"),
+        ({"train": {"trainer": "grpo"}, "grpo": {"pattern_weight": 1}}, "grpo.pattern"),
+        ({"train": {"trainer": "grpo"}, "grpo": {"pattern": "("}}, "grpo.pattern"),
+        (
+            {"train": {"trainer": "grpo"}, "grpo": {"exact_match_weight": 0}},
+            "grpo.exact_match_weight",
+        ),
+        (
+            {"train": {"trainer": "grpo"}, "grpo": {"reward_model_weight": 0.5}},
+            "grpo.reward_model",
+        ),
+        (
+            {"train": {"trainer": "grpo", "per_device_train_batch_size": 6}},
+            "train.per_device_train_batch_size",
+        ),
+        (
+            {"train": {"trainer": "grpo"}, "eval": {"per_device_eval_batch_size": 6}},
+            "eval.per_device_eval_batch_size",
+        ),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
     tree: dict[str, Any], field: str
 ) -> None:
     assert list(problems(tree)) == [field]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"train": {"max_steps": 0, "packing": True, "trainer": "dpo", "warmup_steps": 1.5}},
+        {
+            "train": {"lr_scheduler_type": "reduce_lr_on_plateau", "save_strategy": "best"},
+            "eval": {"load_best_model_at_end": True, "early_stopping_patience": 2},
+            "data": {"validation": "0"},
+        },
+        {
+            "train": {"trainer": "grpo", "per_device_train_batch_size": 3, "save_steps": 33},
+            "eval": {"load_best_model_at_end": True, "per_device_eval_batch_size": 1},
+            "grpo": {"exact_match_weight": 0, "pattern_weight": 1, "reward_model_weight": 1},
+        },
+        {"train": {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 20, "max_steps": 9}},
+        {"train": {"trainer": "kto", "per_device_train_batch_size": 1}},
+        {"train": {"trainer": "dpo"}, "dpo": {"loss_type": "robust"}},
+    ],
+)
+def test_the_changes_that_come_with_problems_mend_them(tree: dict[str, Any]) -> None:
+    """All buttons pressed, one after the other, leave a spec that is right."""
+    for _ in range(12):
+        try:
+            parse(tree)
+        except SpecError as error:
+            assert all(p.changes for p in error.problems)
+            for key, value in error.problems[0].changes.items():
+                section, _, name = key.partition(".")
+                tree.setdefault(section, {})[name] = value
+        else:
+            return
+    raise AssertionError(tree)
 
 
 def test_a_wrong_step_is_named_by_its_place_and_part() -> None:
@@ -178,10 +276,18 @@ def test_a_spec_cannot_be_changed_in_place() -> None:
 @pytest.mark.parametrize(
     ("sections", "library", "ours"),
     [
-        (("train", "eval"), "SFTConfig", {"trainer"}),
+        (
+            ("train", "eval"),
+            "SFTConfig",
+            {"trainer", "early_stopping_patience", "early_stopping_threshold"},
+        ),
         (("dpo",), "DPOConfig", set()),
         (("kto",), "KTOConfig", set()),
-        (("adapter",), "LoraConfig", set()),
+        (("orpo",), "ORPOConfig", set()),
+        (("reward",), "RewardConfig", set()),
+        (("grpo",), "GRPOConfig", {*REWARDS.values(), "pattern", "length", "reward_model"}),
+        (("adapter",), "LoraConfig", {"method", "loraplus_lr_ratio"}),
+        *(((method,), name, set()) for name, method in METHODS.items() if method != "lora"),
         (("generate",), "GenerationConfig", {"system_prompt", "seed"}),
     ],
 )

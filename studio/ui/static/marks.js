@@ -10,6 +10,8 @@ function write() {
     if (field.dataset.problem !== mark.problem) {
       if (mark.problem) field.dataset.problem = mark.problem; else delete field.dataset.problem;
     }
+    const unused = Boolean(mark.unused);
+    if (field.classList.contains('unused') !== unused) field.classList.toggle('unused', unused);
     const help = field.querySelector('.info-text, [data-testid="block-info"] + div');
     if (help && links[field.id] && !help.querySelector('.more')) {
       const more = document.createElement('a');
@@ -32,7 +34,9 @@ function write() {
   });
   document.querySelectorAll('.advanced').forEach((group) => {
     const ids = (groups[group.id] || []);
-    const changed = ids.filter((id) => marks[id] && 'changed' in marks[id]).length;
+    const unused = ids.length > 0 && ids.every((id) => marks[id] && marks[id].unused);
+    if (group.classList.contains('unused') !== unused) group.classList.toggle('unused', unused);
+    const changed = ids.filter((id) => marks[id] && 'changed' in marks[id] && !marks[id].unused).length;
     const wrong = ids.filter((id) => marks[id] && marks[id].problem).length;
     const label = group.querySelector('button span') || group.querySelector('button');
     if (!label) return;

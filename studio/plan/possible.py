@@ -1,0 +1,114 @@
+"""What a spec wants that this machine, or the number of its rows, does not have."""
+
+from collections.abc import Iterator
+
+from studio.errors import Problem
+from studio.plan.extras import REPORTERS
+from studio.plan.machine import Machine
+from studio.spec import RunSpec
+
+
+def problems(
+    spec: RunSpec, machine: Machine, steps: int | None = None, held: int | None = None
+) -> list[Problem]:
+    """Every such problem, at its field. `steps` are those of the run and `held` the rows held back
+    for the evaluation, where they are known."""
+    found = [*_optimizer(spec, machine), *_numbers(spec, machine), *_reporters(spec)]
+    if steps is not None:
+        found += _length(spec, steps)
+    if held == 0:
+        found += _unmeasured(spec)
+    return found
+
+
+def _optimizer(spec: RunSpec, machine: Machine) -> Iterator[Problem]:
+    name = spec.train.optim
+    if name.startswith("paged_") and not machine.gpus:
+        # Those of bitsandbytes that are not paged, by their names.
+        plain = name.removeprefix("paged_")
+        plain = {"adamw_32bit": "adamw_torch", "ademamix_32bit": "ademamix"}.get(plain, plain)
+        yield Problem(
+            "train.optim",
+            f"{name} moves its memory between a GPU and the computer, and there is no GPU here.",
+            f"Use {plain}.",
+            {"train.optim": plain},
+        )
+
+
+def _numbers(spec: RunSpec, machine: Machine) -> Iterator[Problem]:
+    dtype, gpu = spec.model.dtype, machine.gpus[0] if machine.gpus else None
+    if dtype == "float16" and gpu is None:
+        yield Problem(
+            "model.dtype",
+            "float16 is not computed on a CPU here.",
+            "Use auto.",
+            {"model.dtype": "auto"},
+        )
+    if dtype == "bfloat16" and gpu is not None and gpu.capability < 8:
+        yield Problem(
+            "model.dtype",
+            f"{gpu.name} has no bfloat16 and would only emulate it.",
+            "Use float16, or auto, which chooses it.",
+            {"model.dtype": "auto"},
+        )
+    if spec.train.tf32 and (gpu is None or gpu.capability < 8):
+        here = f"{gpu.name} is older" if gpu else "there is none here"
+        yield Problem(
+            "train.tf32",
+            f"only GPUs from Ampere on have it, and {here}.",
+            "Turn it off.",
+            {"train.tf32": False},
+        )
+
+
+def _reporters(spec: RunSpec) -> Iterator[Problem]:
+    missing = [name for name in spec.train.report_to if not REPORTERS[name].here]
+    if missing:
+        yield Problem(
+            "train.report_to",
+            f"{', '.join(REPORTERS[name].label for name in missing)} is not installed here.",
+            f"Take it out, or {' and '.join(REPORTERS[name].install for name in missing)}.",
+            {"train.report_to": [n for n in spec.train.report_to if n not in missing]},
+        )
+
+
+def _length(spec: RunSpec, steps: int) -> Iterator[Problem]:
+    warmup = spec.train.warmup_steps
+    if spec.train.max_steps < 0 and warmup >= 1 and warmup >= steps:
+        yield Problem(
+            "train.warmup_steps",
+            f"{warmup:g} steps are not shorter than the run, which has {steps}.",
+            "Lower it, or use a share such as 0.03.",
+            {"train.warmup_steps": 0.03},
+        )
+    if spec.eval.load_best_model_at_end and spec.eval.eval_strategy == "steps":
+        every = spec.eval.eval_steps
+        if every > steps:
+            yield Problem(
+                "eval.eval_steps",
+                f"{every} steps are more than the run has ({steps}), so no checkpoint would be "
+                "the best.",
+                f"Use {max(1, steps // 4)}, or turn eval.load_best_model_at_end off.",
+                {
+                    "eval.eval_steps": max(1, steps // 4),
+                    "train.save_steps": max(1, steps // 4),
+                },
+            )
+
+
+def _unmeasured(spec: RunSpec) -> Iterator[Problem]:
+    """What needs an evaluation, where not a single row is held back for it."""
+    wants = {
+        "train.lr_scheduler_type": spec.train.lr_scheduler_type == "reduce_lr_on_plateau",
+        "train.save_strategy": spec.train.save_strategy == "best",
+        "eval.load_best_model_at_end": spec.eval.load_best_model_at_end,
+        "eval.early_stopping_patience": spec.eval.early_stopping_patience is not None,
+    }
+    for field, wanted in wants.items():
+        if wanted:
+            yield Problem(
+                field,
+                "looks at the evaluations, and no row is held back for them.",
+                "Hold back more (data.validation).",
+                {"data.validation": "10%"},
+            )
