@@ -225,6 +225,8 @@ def set_learning_rate(optimizer: Any, scheduler: Any, rate: float) -> None:
             group["initial_lr"] *= factor
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [base * factor for base in scheduler.base_lrs]
+    # What the next point of the chart says.
+    scheduler._last_lr = [group["lr"] for group in groups]
 
 
 def _metrics(logs: dict[str, float], prefix: str = "") -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from studio.errors import StudioError
 from studio.jobs import conduct
 from studio.jobs.spawn import writing
-from studio.runs import Run, RunStore, checkpoints, events, files, keep, queue
+from studio.runs import GOING, Run, RunStore, checkpoints, events, files, keep, queue
 from studio.settings import Settings
 from studio.spec import RunSpec, diff, dump, with_values
 
@@ -24,7 +24,7 @@ def resume(store: RunStore, settings: Settings, run: Run) -> None:
     """Has a run that ended before its last step go on from its newest checkpoint, in its turn; one
     without a checkpoint begins again. Raises StudioError where there is nothing to go on with."""
     with writing(settings.home), queue.changing(store.root) as waiting:
-        _check_idle(run, waiting)
+        _check_idle(store, run, waiting)
         if store.state(run).status == "finished":
             raise StudioError(
                 f"The run {run.id} has finished.",
@@ -39,7 +39,7 @@ def extend(store: RunStore, settings: Settings, run: Run, epochs: float) -> None
     """Has a finished run train `epochs` more, from its last checkpoint, in its turn. The learning
     rate follows its schedule over the new length. Raises StudioError where it can't."""
     with writing(settings.home), queue.changing(store.root) as waiting:
-        _check_idle(run, waiting)
+        _check_idle(store, run, waiting)
         state = store.state(run)
         if state.status != "finished":
             raise StudioError(f"The run {run.id} has not finished.", "Resume it first.")
@@ -114,8 +114,8 @@ def _check_same(old: RunSpec, new: RunSpec) -> None:
         )
 
 
-def _check_idle(run: Run, waiting: list[str]) -> None:
-    if run.process() is not None or run.id in waiting:
+def _check_idle(store: RunStore, run: Run, waiting: list[str]) -> None:
+    if run.id in waiting or store.state(run).status in GOING:
         raise StudioError(f"The run {run.id} is going, or waits for its turn.", "Wait for its end.")
 
 

@@ -66,7 +66,13 @@ class Run:
 
     @property
     def adapter(self) -> Path:
+        """What was trained: an adapter, or a whole model where all of its weights were."""
         return self.path / "adapter"
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is something that was trained."""
+        return any((self.adapter / n).is_file() for n in ("adapter_config.json", "config.json"))
 
     @property
     def checkpoints(self) -> Path:
@@ -88,7 +94,8 @@ class Run:
         """Adds to the folded events what only the process and the queue can tell: whether it was
         `alive` before they were read, has been `silent` since it came, and whether the run
         `waits` for its turn."""
-        if waits and not alive:
+        # One that has said its end may take a moment to go.
+        if waits and (not alive or (state.status in ENDED and not silent)):
             return replace(state, status="queued", problem=None)
         if alive:
             if state.status in (*ENDED, "created"):

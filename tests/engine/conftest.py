@@ -1,6 +1,7 @@
 """A tiny run trained for real, and the means to start workers."""
 
 import copy
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,3 +116,18 @@ def in_thread() -> Iterator[Callable[[Callable[[], Any]], threading.Thread]]:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts workers, and kills those that a failed test left behind."""
+    started = []
+
+    def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
+        started.append(start_worker(settings, *arguments, **env))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()

@@ -24,7 +24,9 @@ def cut_off(source: Run, run: Run, step: int) -> None:
         name = f"checkpoint-{kept}"
         shutil.copytree(source.checkpoints / name, run.checkpoints / name)
     lines = source.events.read_text().splitlines(keepends=True)
-    last = next(n for n, e in enumerate(read(source.events)) if e.get("step") == step + 1)
+    told = list(enumerate(read(source.events)))
+    saved = next(n for n, e in told if e["type"] == "save" and e["step"] == step)
+    last = next((n for n, e in told if e.get("step") == step + 1), saved)
     run.events.write_text("".join(lines[: last + 1]))
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from studio.runs.lock import try_lock
 from studio.runs import Run, RunStore, events
+from studio.runs.lock import try_lock
 from studio.settings import Settings
-from tests.engine.helpers import ended, start_worker, wait_until
+from tests.engine.helpers import ended, wait_until
 
 NewRun = Callable[..., Run]
 TrainHere = Callable[[Run], int]
 Worker = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def worker(settings: Settings) -> Iterator[Worker]:
-    """Starts workers, and kills those that a failed test left behind."""
-    started = []
-
-    def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
-        started.append(start_worker(settings, *arguments, **env))
-        return started[-1]
-
-    yield start
-    for process in started:
-        with process:
-            process.kill()
 
 
 def of_kind(run: Run, kind: str) -> list[dict[str, Any]]:
