@@ -23,6 +23,8 @@ class Settings:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     hub_timeout_s: float = 5.0
     bench_idle_s: float = 600.0
+    # Why this studio changes nothing in its home, where that is so.
+    looks_only: str = ""
 
     @property
     def runs(self) -> Path:
@@ -39,6 +41,20 @@ class Settings:
     @property
     def uploads(self) -> Path:
         return self.home / "uploads"
+
+    @property
+    def hub_token(self) -> str | None:
+        """The token for the Hub that was typed into the page, if any. It stands in a file that only
+        its owner can read, and nowhere else."""
+        try:
+            return (self.home / "hub_token").read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+
+    def check_writable(self) -> None:
+        """Raises StudioError where this studio only looks."""
+        if self.looks_only:
+            raise StudioError(self.looks_only, "Here you can only look.")
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -66,10 +66,15 @@ def adapter_config(
     if method == "none":
         return None
     own = lora_fields(spec) if method == "lora" else getattr(spec, method).model_dump()
+    if new_tokens and method != "lora":
+        raise StudioError(
+            f"Tokens were added to the model, and {method} can't learn them.",
+            "Use lora or none, or set data.add_template_tokens to false.",
+        )
     if method in LAYERWISE:
         own |= _layers(spec, model)
-        if method in ("lora", "adalora") and new_tokens:
-            own["trainable_token_indices"] = dict(new_tokens)
+    if new_tokens:
+        own["trainable_token_indices"] = dict(new_tokens)
     if method == "adalora":
         own["total_step"] = total_step
     if own.get("prompt_tuning_init") == "TEXT":
@@ -110,6 +115,8 @@ def _layers(spec: RunSpec, model: Any) -> dict[str, Any]:
         # peft counts layers, and knows IA3's feed-forward part, only where it is given names.
         targets = names
     _present("modules_to_save", section.modules_to_save, model, names)
+    if method == "oft":
+        _divides(spec.oft.oft_block_size, targets, model)
     if method == "ia3":
         _present("feedforward_modules", spec.ia3.feedforward_modules, model, names)
     return {**held, "target_modules": targets}
@@ -136,6 +143,18 @@ def _present(what: str, wanted: Iterable[str], model: Any, linear: list[str]) ->
             f"The model has no module {', '.join(missing)}, which {what} names.",
             f"Its linear layers are {', '.join(linear)}; all-linear takes those of every layer.",
         )
+
+
+def _divides(block: int, targets: str | list[str], model: Any) -> None:
+    """peft would take another size without saying so."""
+    for name, module in model.named_modules():
+        wide = getattr(module, "in_features", None)
+        chosen = targets == "all-linear" or name.rpartition(".")[2] in targets
+        if wide and chosen and module is not model.get_output_embeddings() and wide % block:
+            raise StudioError(
+                f"oft_block_size {block} does not divide the {wide} inputs of {name}.",
+                f"Use {math.gcd(wide, block)}, or leave that layer out.",
+            )
 
 
 class PruneRanks(TrainerCallback):

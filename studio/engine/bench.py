@@ -9,6 +9,8 @@ do}. Closing the connection cancels the work. Requests, told apart by `op`:
 - preview: `spec` (a tree), `start`, `rows`; answers what `Preview.show` returns
 - batch: `spec`, `number`; lengths: `spec`, `sample`; find: `spec`, `text`, `start`, `forward`;
   answer what `Preview`'s functions of these names return
+- tree: `spec`; answers the model's modules, as `structure.show` returns them
+- code: `spec`; answers the Python files that come with the model, as `structure.code` returns them
 - chat: `spec`, `run` (a run's folder or null), `sides` ({base, tuned or merged: messages}),
   `generate`; answers `text` and `tokens` by side, and `seconds`
 - quit: ends the process and with it the memory its models take
@@ -158,13 +160,15 @@ class Bench:
                 self._do_preview(channel, request)
             case "chat":
                 self._do_chat(channel, request)
+            case "tree" | "code":
+                self._do_structure(channel, request)
             case "quit":
                 channel.done()
                 self._closing.set()
             case other:
                 raise StudioError(
                     f"The bench knows no {other!r}.",
-                    "It knows ping, preview, batch, lengths, find, chat and quit.",
+                    "It knows ping, preview, batch, lengths, find, tree, code, chat and quit.",
                 )
 
     def _do_preview(self, channel: Channel, request: dict[str, Any]) -> None:
@@ -187,6 +191,14 @@ class Bench:
                         spec, text, start, bool(request.get("forward", True)), channel
                     )
         channel.done(**shown)
+
+    def _do_structure(self, channel: Channel, request: dict[str, Any]) -> None:
+        spec = specs.parse(request.get("spec") or {})
+        with _turn(self._previewing, channel):
+            structure = _library("structure", channel)
+            ask = structure.show if request["op"] == "tree" else structure.code
+            found = ask(spec, self._settings, channel)
+        channel.done(**found)
 
     def _do_chat(self, channel: Channel, request: dict[str, Any]) -> None:
         tree = request.get("spec") or {}

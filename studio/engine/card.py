@@ -10,23 +10,49 @@ from studio.spec import RunSpec, diff
 def model_card(spec: RunSpec) -> str:
     """The card in Markdown, with the front matter that the Hub reads. No path of this machine."""
     base = _public(origin_of(spec.model))
-    lines = [*_front(spec), "", f"# A LoRA adapter for {base}", "", _story(spec), "", *_table(spec)]
-    return "\n".join([*lines, *_USE, ""])
+    method = spec.adapter.method
+    title = f"# {base}, fine-tuned" if method == "none" else f"# {_NAMES[method]} for {base}"
+    library, name = (
+        ("transformers", "AutoModelForCausalLM")
+        if method == "none"
+        else ("peft", "AutoPeftModelForCausalLM")
+    )
+    use = [
+        "```python",
+        f"from {library} import {name}",
+        "",
+        f'model = {name}.from_pretrained("this folder")',
+        "```",
+    ]
+    return "\n".join([*_front(spec), "", title, "", _story(spec), "", *_table(spec), *use, ""])
 
 
-_USE = [
-    "```python",
-    "from peft import AutoPeftModelForCausalLM",
-    "",
-    'model = AutoPeftModelForCausalLM.from_pretrained("this folder")',
-    "```",
-]
+_NAMES = {
+    "lora": "A LoRA adapter",
+    "adalora": "An AdaLoRA adapter",
+    "ia3": "An IA3 adapter",
+    "loha": "A LoHa adapter",
+    "lokr": "A LoKr adapter",
+    "oft": "An OFT adapter",
+    "vera": "A VeRA adapter",
+    "prompt_tuning": "A tuned prompt",
+    "prefix_tuning": "A tuned prefix",
+    "p_tuning": "A P-tuned prompt",
+    "multitask_prompt_tuning": "A multitask tuned prompt",
+}
 
 
 def _front(spec: RunSpec) -> list[str]:
     entry = CATALOGUE.get(spec.model.name_or_path)
     known = [f"base_model: {entry.hub_id}", f"license: {entry.licence.lower()}"] if entry else []
-    tags = ["library_name: peft", "pipeline_tag: text-generation", "tags: [lora, sft, atelier]"]
+    method = spec.adapter.method
+    library = "transformers" if method == "none" else "peft"
+    kind = "full" if method == "none" else method.replace("_", "-")
+    tags = [
+        f"library_name: {library}",
+        "pipeline_tag: text-generation",
+        f"tags: [{kind}, {spec.train.trainer}, atelier]",
+    ]
     return ["---", *tags, *known, "---"]
 
 
@@ -41,10 +67,15 @@ def _story(spec: RunSpec) -> str:
     held = {"none": "unquantized"}.get(
         spec.model.quantization, f"held as {spec.model.quantization}"
     )
+    how = {
+        "lora": f"rank {adapter.r}, alpha {adapter.lora_alpha}",
+        "none": "all of its weights trained",
+    }.get(adapter.method, adapter.method.replace("_", " "))
+    frozen = "" if adapter.method == "none" else f"; the frozen weights were {held}"
     return (
-        f"Trained on `{_public(spec.data.path)}` with Atelier: rank {adapter.r}, alpha "
-        f"{adapter.lora_alpha}, learning rate {train.learning_rate:g}, {length}, batches of {rows} "
-        f"rows, seed {train.seed}; the frozen weights were {held}."
+        f"Trained on `{_public(spec.data.path)}` by {train.trainer} with Atelier: {how}, learning "
+        f"rate {train.learning_rate:g}, {length}, batches of {rows} rows, seed "
+        f"{train.seed}{frozen}."
     )
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from peft import PeftModel
 from transformers import GenerationConfig
 
 from studio.data import Message
+from studio.engine.adapters import first_task
 from studio.engine.channel import Channel
 from studio.engine.generate import Speaker, Voice, Written, stop_ids, write
 from studio.engine.load import fit_embeddings, free_memory, hardware, load_model
@@ -107,7 +109,7 @@ class Chat:
         if adapter is None:
             held = self._hold(used, None, channel)
             return _timed(lambda: self._in_turn(held, sides, spec.generate, voice), channel)
-        if "base" in sides and not _removable(adapter):
+        if _is_whole(adapter) or ("base" in sides and not _removable(adapter)):
             return self._one_by_one(used, adapter, sides, spec.generate, voice, channel)
         held = self._hold(used, adapter, channel)
         together = len(sides) > 1 and _batchable(adapter, spec.generate)
@@ -143,16 +145,23 @@ class Chat:
         voice: Voice,
         channel: Channel,
     ) -> tuple[dict[str, Written], float]:
-        """For an adapter that changes the base's own biases: the base has to answer before it."""
-        base = self._hold(spec, None, channel)
-        first, seconds = _timed(
-            lambda: self._in_turn(base, {"base": sides["base"]}, generate, voice), channel
-        )
-        tuned = self._hold(spec, adapter, channel)
-        second, more = _timed(
-            lambda: self._in_turn(tuned, {"tuned": sides["tuned"]}, generate, voice), channel
-        )
-        return first | second, seconds + more
+        """For an adapter that changes the base's own biases, and for a model all of whose weights
+        were trained: each answers from a copy of its own, and one is in memory at a time."""
+        written: dict[str, Written] = {}
+        total = 0.0
+        for side, messages in sides.items():
+            tuned = adapter if side == "tuned" else None
+            whole = tuned is not None and _is_whole(tuned)
+            held = (
+                self._hold_plain(spec, adapter, channel)
+                if whole
+                else self._hold(spec, tuned, channel)
+            )
+            work = partial(self._in_turn, held, {side: messages}, generate, voice)
+            said, seconds = _timed(work, channel)
+            written |= said
+            total += seconds
+        return written, total
 
     def _hold(self, spec: RunSpec, adapter: Path | None, channel: Channel) -> _Held:
         """The base with the adapter in it; where none is wanted, perhaps with one that can be
@@ -169,6 +178,8 @@ class Chat:
         if adapter is not None:
             channel.stage("loading the adapter")
             held.model = PeftModel.from_pretrained(held.model, str(adapter)).eval()
+            if _config(adapter)["peft_type"] == "MULTITASK_PROMPT_TUNING":
+                first_task(held.model)
             held.adapter, held.removable = key, _removable(adapter)
         return held
 
@@ -179,8 +190,17 @@ class Chat:
             raise StudioError(
                 "There is no merged model of this run yet.", "Export it as merged weights first."
             )
+        return self._hold_plain(spec, folder, channel)
+
+    def _hold_plain(self, spec: RunSpec, folder: Path, channel: Channel) -> _Held:
+        """A model that a run has made, by itself."""
         plain = spec.model.model_copy(
-            update={"name_or_path": str(folder), "quantization": "none", "revision": None}
+            update={
+                "name_or_path": str(folder),
+                "quantization": "none",
+                "revision": None,
+                "use_safetensors": True,
+            }
         )
         # Its tokenizer has the chat template already.
         data = DataSection(prompt_template=spec.data.prompt_template)
@@ -248,7 +268,7 @@ def _messages(side: str, messages: Sequence[Message], section: GenerateSection) 
 
 
 def _adapter_of(run: Run | None) -> Path:
-    if run is None or not (run.adapter / "adapter_config.json").is_file():
+    if run is None or not run.tuned:
         raise StudioError(
             "There is no tuned model yet.",
             "Choose a run that finished, or was stopped after a step.",
@@ -263,16 +283,25 @@ def _config(adapter: Path) -> dict[str, Any]:
     return config
 
 
+def _is_whole(adapter: Path) -> bool:
+    """Whether it is a whole model, all of whose weights were trained."""
+    return not (adapter / "adapter_config.json").is_file()
+
+
 def _removable(adapter: Path) -> bool:
     """Whether the base is itself again once the adapter is turned off: not if it changed biases."""
     return _config(adapter).get("bias", "none") == "none"
 
 
 def _batchable(adapter: Path, section: GenerateSection) -> bool:
-    """Whether base and tuned may share a batch: peft can't for DoRA, beams are laid out otherwise,
-    and a repetition penalty would count the padding of the shorter prompt."""
+    """Whether base and tuned may share a batch: peft can for plain LoRA alone, and other methods
+    give the base's rows the adapter without a word. Beams are laid out otherwise, and a repetition
+    penalty would count the padding of the shorter prompt."""
+    config = _config(adapter)
     return (
-        not _config(adapter).get("use_dora")
+        config["peft_type"] == "LORA"
+        and not config.get("use_dora")
+        and not config.get("modules_to_save")
         and section.num_beams == 1
         and section.repetition_penalty == 1
     )

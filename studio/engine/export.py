@@ -1,4 +1,5 @@
-"""Taking a run's result out: the adapter as it is, or its weights merged into the base."""
+"""Taking a run's result out: the adapter as it is, or its weights merged into the base. Where all
+of the weights were trained, they are the merged model already."""
 
 import shutil
 from pathlib import Path
@@ -14,13 +15,19 @@ def export(run: Run, kind: str, out: Path, settings: Settings, report: Report) -
 
     Raises StudioError in words.
     """
-    if not (run.adapter / "adapter_config.json").is_file():
+    if not run.tuned:
         raise StudioError(
             "The run has no adapter to export.",
             "Choose one that finished, or was stopped after a step.",
         )
-    if kind == "adapter":
-        report.stage("copying the adapter")
+    whole = not (run.adapter / "adapter_config.json").is_file()
+    if whole and kind == "adapter":
+        raise StudioError(
+            "All of the model's weights were trained in this run: there is no adapter.",
+            "Take the merged model; it is what was trained.",
+        )
+    if whole or kind == "adapter":
+        report.stage("copying the weights" if whole else "copying the adapter")
         with files.whole_folder(out) as aside:
             shutil.copytree(run.adapter, aside, dirs_exist_ok=True)
         return

@@ -10,9 +10,12 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def check_folder(folder: Path, name: str, *, weights: bool = True) -> None:
+def check_folder(
+    folder: Path, name: str, *, weights: bool = True, pickles: bool = False, code: bool = False
+) -> None:
     """Raises StudioError where `folder` can't be loaded here, and says why; `name` is what the
-    person called it. Without `weights` only what it takes to tokenize is asked for."""
+    person called it. Without `weights` only what it takes to tokenize is asked for; `pickles` and
+    `code` say whether weights in pickle files and code of the model's own are allowed."""
     if not folder.exists():
         raise StudioError(
             f"There is no folder {name}.", "Check the spelling; paths start at the workspace."
@@ -32,29 +35,33 @@ def check_folder(folder: Path, name: str, *, weights: bool = True) -> None:
             "Give the folder that holds config.json and the safetensors.",
         )
     if weights:
-        _check_weights(folder, name)
+        _check_weights(folder, name, pickles)
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         raise StudioError(
             f"{name} has no tokenizer.",
             "Copy tokenizer.json and tokenizer_config.json beside its config.json.",
         )
-    _check_config(folder, name)
+    _check_config(folder, name, code)
 
 
-def _check_weights(folder: Path, name: str) -> None:
+def _check_weights(folder: Path, name: str, pickles: bool) -> None:
     if any(folder.glob("*.safetensors")):
         return
-    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+    found = any(next(folder.glob(pattern), None) for pattern in _PICKLES)
+    if found and pickles:
+        return
+    if found:
         raise StudioError(
             f"{name} has its weights only as pickle files, which can run any code when opened.",
-            "Use a version of the model with safetensors.",
+            "Use a version of the model with safetensors, or turn model.use_safetensors off if you "
+            "trust who made it.",
         )
     raise StudioError(
         f"{name} has no weights in safetensors.", "Copy or download all of the model's files."
     )
 
 
-def _check_config(folder: Path, name: str) -> None:
+def _check_config(folder: Path, name: str, code: bool) -> None:
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -66,11 +73,27 @@ def _check_config(folder: Path, name: str) -> None:
             f"The config.json of {name} names no model_type.", "Copy or download it again."
         )
     # A model that brings code of its own is fine where transformers knows its kind by itself.
-    if config.get("auto_map") and not _known(config["model_type"]):
+    if not config.get("auto_map") or _known(config["model_type"]):
+        return
+    if not code:
         raise StudioError(
-            f"{name} needs Python code that comes with the model, and such code is never run here.",
-            "Choose a model whose architecture is part of transformers.",
+            f"{name} needs Python code that comes with the model, and such code is never run here "
+            "without your consent.",
+            "Read its files on the Model page and consent to them, or choose a model whose "
+            "architecture is part of transformers.",
         )
+    elsewhere = [str(entry) for entry in _flat(config["auto_map"]) if "--" in str(entry)]
+    if elsewhere:
+        raise StudioError(
+            f"{name} would run code of another repository: {elsewhere[0]}.",
+            "That code can't be shown beforehand. Choose a model that brings its own.",
+        )
+
+
+def _flat(mapped: Any) -> list[Any]:
+    """The values of an auto_map, some of which are lists."""
+    values = mapped.values() if isinstance(mapped, dict) else []
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 
 def _known(model_type: str) -> bool:

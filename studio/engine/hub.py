@@ -26,6 +26,8 @@ def fetch(
     *,
     weights: bool = True,
     into: Path | None = None,
+    pickles: bool = False,
+    code: bool = False,
 ) -> Path:
     """The folder with the model's files: `into`, or the Hub's cache, which works without a network
     once it is filled. Raises StudioError where the Hub says no or can't be reached."""
@@ -35,7 +37,9 @@ def fetch(
     report.stage(f"asking the Hub for {repo}")
     offline = _unreachable(repo, revision, settings)
     report.stage(text := f"fetching {repo}")
-    patterns = [*_TOKENIZER_FILES, "*.safetensors"] if weights else _TOKENIZER_FILES
+    patterns = [*_TOKENIZER_FILES, *(["*.py"] if code else [])]
+    if weights:
+        patterns += ["*.safetensors", *(["*.bin", "*.bin.index.json"] if pickles else [])]
     try:
         folder = snapshot_download(
             repo,
@@ -46,6 +50,7 @@ def fetch(
             tqdm_class=_bar(report, text),
             etag_timeout=settings.hub_timeout_s,
             local_files_only=offline,
+            token=settings.hub_token,
         )
         return Path(folder)
     except LocalEntryNotFoundError:
@@ -79,7 +84,9 @@ def _unreachable(repo: str, revision: str | None, settings: Settings) -> bool:
     if constants.is_offline_mode():
         return True
     try:
-        HfApi().model_info(repo, revision=revision, timeout=settings.hub_timeout_s)
+        HfApi(token=settings.hub_token).model_info(
+            repo, revision=revision, timeout=settings.hub_timeout_s
+        )
     except GatedRepoError:
         raise StudioError(
             f"{repo} is gated: its owner wants to know who uses it.",

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    HqqConfig,
+    PreTrainedModel,
+    TorchAoConfig,
+)
 from transformers.utils import logging
 
 from studio.engine.explain import first_line
@@ -34,7 +41,9 @@ class Hardware:
 def hardware(section: ModelSection) -> Hardware:
     """The device and dtype that the section gets on this machine. Raises StudioError where the
     machine can't honour the section."""
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and section.device_map != "cpu"
+    if section.device_map == "cuda" and not cuda:
+        raise StudioError("There is no GPU here.", "Set device_map to auto.")
     if section.dtype != "auto":
         if section.dtype == "float16" and not cuda:
             raise StudioError(
@@ -49,44 +58,68 @@ def hardware(section: ModelSection) -> Hardware:
     return Hardware("cuda", torch.bfloat16 if native else torch.float16)
 
 
-def quantization_config(section: ModelSection, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What bitsandbytes is told. Its own defaults are fp4 and float32, so everything is said."""
-    if section.quantization == "none":
-        return None
-    if section.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+def quantization_config(section: ModelSection, dtype: torch.dtype) -> Any:
+    """What the quantizer is told, or None. bitsandbytes' own defaults are fp4 and float32, so
+    everything is said."""
+    match section.quantization:
+        case "none":
+            return None
+        case "int8":
+            return BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_threshold=section.llm_int8_threshold
+            )
+        case "hqq":
+            return HqqConfig(nbits=4, group_size=64)
+        case "torchao":
+            from torchao.quantization import Int8WeightOnlyConfig
+
+            return TorchAoConfig(Int8WeightOnlyConfig())
+    compute = section.bnb_4bit_compute_dtype
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=section.quantization,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=dtype if compute == "auto" else getattr(torch, compute),
+        bnb_4bit_quant_storage=section.bnb_4bit_quant_storage,
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
     )
 
 
 def load_model(
-    section: ModelSection, folder: Path, where: Hardware, report: Report
+    section: ModelSection, folder: Path, where: Hardware, report: Report, scorer: bool = False
 ) -> PreTrainedModel:
-    """The model on its device, quantized as the section says. Raises StudioError in words."""
+    """The model on its device, quantized as the section says; as a `scorer` it gives one number in
+    place of tokens. Raises StudioError in words."""
     with _weights_counted(report):
         model, info = _guarded(
             folder,
             dtype=where.dtype,
             quantization_config=quantization_config(section, where.dtype),
             attn_implementation=section.attn_implementation,
+            **trust(section),
             device_map={"": 0 if where.device == "cuda" else "cpu"},
+            **({"auto": AutoModelForSequenceClassification, "num_labels": 1} if scorer else {}),
         )
+    if scorer:
+        # The head of one number is new, unless a scorer was loaded.
+        info["missing_keys"] = {key for key in info["missing_keys"] if key != "score.weight"}
     check_complete(info)
     return model
 
 
+def trust(section: ModelSection) -> dict[str, bool]:
+    """What may be opened and run. `resolve` has asked for the consent by then."""
+    return {
+        "use_safetensors": section.use_safetensors,
+        "trust_remote_code": section.trust_remote_code,
+    }
+
+
 def load_plain(
-    folder: Path, dtype: torch.dtype, report: Report, device: str = "cpu"
+    section: ModelSection, folder: Path, dtype: torch.dtype, report: Report
 ) -> PreTrainedModel:
-    """The model unquantized in `dtype`. Raises StudioError in words."""
+    """The model unquantized in `dtype`, on the CPU. Raises StudioError in words."""
     with _weights_counted(report):
-        model, info = _guarded(
-            folder, dtype=dtype, device_map={"": 0 if device == "cuda" else "cpu"}
-        )
+        model, info = _guarded(folder, dtype=dtype, device_map={"": "cpu"}, **trust(section))
     check_complete(info)
     return model
 
@@ -115,12 +148,12 @@ def check_complete(info: dict[str, Any]) -> None:
         )
 
 
-def _guarded(folder: Path, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _guarded(
+    folder: Path, auto: Any = AutoModelForCausalLM, **arguments: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return auto.from_pretrained(
             folder,
-            trust_remote_code=False,
-            use_safetensors=True,
             output_loading_info=True,
             # Reported with the missing ones, by `check_complete`, instead of by a riddle.
             ignore_mismatched_sizes=True,

@@ -1,17 +1,18 @@
 """From a model's name to a local folder with config.json, safetensors and a tokenizer.
 
-A name is one of the catalogue, a folder, or a Hub id. Whatever it is, the folder was checked: no
-pickle weights, no code that comes with the model.
+A name is one of the catalogue, a folder, a GGUF file, or a Hub id. Whatever it is, the folder was
+checked: no pickle weights and no code of the model's own, but those that somebody has allowed.
 """
 
 from pathlib import Path
 
-from studio.engine import embedded, hub
+from studio.engine import embedded, gguf, hub
 from studio.engine.folder import check_folder
 from studio.engine.report import Report
+from studio.engine.trust import check_consent
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE
-from studio.plan.model import is_hub_id
+from studio.plan.model import is_gguf, is_hub_id
 from studio.settings import Settings
 from studio.spec import ModelSection
 
@@ -24,19 +25,40 @@ def resolve(
     Without `weights` those of a Hub model are not fetched: enough to tokenize. Raises StudioError
     that says what is missing and what to do.
     """
+    folder = find(section, settings, report, weights=weights, code=section.trust_remote_code)
+    if section.name_or_path in CATALOGUE and section.revision is None:
+        return folder
+    check_folder(
+        folder,
+        section.name_or_path,
+        weights=weights or _local(section.name_or_path, settings) is not None,
+        pickles=not section.use_safetensors,
+        code=section.trust_remote_code,
+    )
+    if section.trust_remote_code:
+        check_consent(folder, section.name_or_path, section.trusted_files)
+    return folder
+
+
+def find(
+    section: ModelSection, settings: Settings, report: Report, *, weights: bool, code: bool
+) -> Path:
+    """As `resolve`, but nothing that is found is judged. With `code` the Python files of a Hub
+    model are fetched too; to fetch is not to run."""
     name = section.name_or_path
     entry = CATALOGUE.get(name)
     if entry is not None and section.revision is None:
         return embedded.prepare(entry, settings, report)
     if entry is None:
         folder = _local(name, settings)
+        if folder is not None and is_gguf(folder):
+            folder = gguf.unpack(folder, settings, report)
         if folder is not None:
             if section.revision is not None:
                 raise StudioError(
                     f"{name} is a folder, so it has no revision {section.revision}.",
                     "Leave the revision empty.",
                 )
-            check_folder(folder, name)
             return folder
     repo = entry.hub_id if entry else name
     if not is_hub_id(repo):
@@ -44,9 +66,15 @@ def resolve(
             f"{name} is neither a folder nor the id of a Hub model.",
             "An id looks like owner/name; a folder's path starts at the workspace.",
         )
-    folder = hub.fetch(repo, section.revision, settings, report, weights=weights)
-    check_folder(folder, name, weights=weights)
-    return folder
+    return hub.fetch(
+        repo,
+        section.revision,
+        settings,
+        report,
+        weights=weights,
+        pickles=not section.use_safetensors,
+        code=code,
+    )
 
 
 def _local(name: str, settings: Settings) -> Path | None:

@@ -6,7 +6,7 @@ from studio.jobs.bench import Bench
 from studio.jobs.conduct import ensure
 from studio.jobs.export import export
 from studio.jobs.index import index, stop_index
-from studio.jobs.preview import batch, find, lengths, preview
+from studio.jobs.preview import batch, code, find, lengths, preview, tree
 from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
 from studio.jobs.sweep import combinations, sweep
@@ -24,6 +24,7 @@ __all__ = [
     "batch",
     "branch",
     "chat",
+    "code",
     "combinations",
     "enqueue",
     "ensure",
@@ -43,6 +44,7 @@ __all__ = [
     "stop_audit",
     "stop_index",
     "sweep",
+    "tree",
     "words",
     "writing",
 ]

@@ -11,6 +11,7 @@ from studio.errors import StudioError
 from studio.jobs.spawn import alone, spawn, writing
 from studio.runs import ENDED, Run, RunState, RunStore, events, files, fold
 from studio.settings import Settings
+from studio.spec import not_merged
 
 
 def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> Iterator[RunState]:
@@ -19,14 +20,17 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
     Without `out` it goes to the run's export folder, where what is there already is kept, and an
     export that goes on already is only watched. Raises StudioError where it fails.
     """
-    if not (run.adapter / "adapter_config.json").is_file():
+    if not run.tuned:
         raise StudioError(
             f"The run {run.id} has no adapter.",
             "Choose one that finished or was stopped after a step.",
         )
+    if kind == "merged" and (reason := not_merged(run.spec().adapter.method)):
+        raise StudioError(f"This adapter can't be merged: {reason}", "Take the adapter itself.")
     target = out or run.export / kind
     if out is None and target.is_dir():
         return
+    settings.check_writable()
     active = RunStore(settings.runs).active() if kind == "merged" else None
     if active is not None:
         raise StudioError(

@@ -32,5 +32,15 @@ def find(
     yield from _ask(settings, spec, "find", text=text, start=start, forward=forward)
 
 
+def tree(settings: Settings, spec: RunSpec) -> Iterator[Reply]:
+    """The model's modules as `print(model)` shows them, and how much of it would be trained."""
+    yield from _ask(settings, spec, "tree")
+
+
+def code(settings: Settings, spec: RunSpec) -> Iterator[Reply]:
+    """The Python files that come with the model, with their text; none of them is run."""
+    yield from _ask(settings, spec, "code")
+
+
 def _ask(settings: Settings, spec: RunSpec, op: str, **values: Any) -> Iterator[Reply]:
     yield from Bench(settings).ask({"op": op, "spec": specs.diff(spec), **values})

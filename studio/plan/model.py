@@ -1,5 +1,6 @@
 """What a model is, read from its files: config.json, the safetensors' headers, its template."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.plan import gguf_file
 from studio.plan.catalogue import CATALOGUE, Entry
 from studio.settings import Settings
 
 # The format's own limit on a header, in bytes.
 _HEADER_LIMIT = 100_000_000
+_LAYER = re.compile(r"\.\d+\.")
 _HUB_PART = r"\w(?:[\w.-]{0,94}\w)?"
 _HUB_ID = re.compile(f"(?:{_HUB_PART}/)?{_HUB_PART}", re.ASCII)
 
@@ -26,9 +29,10 @@ class Shape:
 
     @property
     def is_linear(self) -> bool:
-        """Whether LoRA's all-linear would take it: a matrix inside a layer, so neither the
+        """Whether LoRA's all-linear would take it: a matrix inside a numbered layer, so neither the
         embedding nor the head."""
-        return len(self.dims) == 2 and ".layers." in self.name and "norm" not in self.name
+        inside = _LAYER.search(self.name) is not None
+        return len(self.dims) == 2 and inside and "norm" not in self.name
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,15 @@ class Summary:
 
     def targets(self, target_modules: str | list[str]) -> tuple[Shape, ...]:
         """The weights that get an adapter, by peft's rule for names: the last part matches."""
-        linear = (s for s in self.shapes if s.is_linear)
+        linear = (s for s in self.shapes if s.is_linear and s.name.endswith(".weight"))
         if target_modules == "all-linear":
             return tuple(linear)
         return tuple(s for s in linear if s.name.split(".")[-2] in target_modules)
+
+    @property
+    def linear_names(self) -> list[str]:
+        """The last parts of the names of its linear layers, in the order of the model."""
+        return list(dict.fromkeys(s.name.split(".")[-2] for s in self.targets("all-linear")))
 
 
 def is_hub_id(name: str) -> bool:
@@ -70,7 +79,22 @@ def folder_of(name_or_path: str, settings: Settings) -> Path | None:
         path = settings.models / name_or_path
     else:
         path = settings.resolve(name_or_path)
+        if is_gguf(path):
+            path = unpacked_folder(path, settings)
     return path if (path / "config.json").is_file() else None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether it is a file in llama.cpp's format, by its name."""
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
+def unpacked_folder(gguf: Path, settings: Settings) -> Path:
+    """Where the weights of a GGUF file go when they are unpacked: another place for another file,
+    or one that has changed."""
+    state = gguf.stat()
+    known = f"{gguf.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    return settings.models / f"{gguf.stem}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
@@ -102,7 +126,10 @@ def summarize(name_or_path: str, settings: Settings, revision: str | None = None
     entry = CATALOGUE.get(name_or_path)
     if entry is not None:
         return _from_entry(entry)
-    if settings.resolve(name_or_path).is_dir():
+    path = settings.resolve(name_or_path)
+    if is_gguf(path):
+        return _from_gguf(name_or_path, path)
+    if path.is_dir():
         raise StudioError(
             f"The folder {name_or_path} has no config.json.",
             "Choose the folder that holds config.json and the safetensors.",
@@ -146,6 +173,25 @@ def _from_entry(entry: Entry) -> Summary:
             "num_attention_heads": entry.heads,
             "num_key_value_heads": entry.kv_heads,
         },
+    )
+
+
+def _from_gguf(name: str, path: Path) -> Summary:
+    """A GGUF file that is not unpacked yet. Its weights have names of their own, which is why there
+    are no shapes here."""
+    config, tensors = gguf_file.read(path)
+    return Summary(
+        name=name,
+        ready=True,
+        parameters=sum(prod(dims) for _name, dims in tensors),
+        layers=number(config, "num_hidden_layers"),
+        hidden_size=number(config, "hidden_size"),
+        vocab_size=number(config, "vocab_size"),
+        context=number(config, "max_position_embeddings"),
+        architecture=f"{_architecture(config)}, from a GGUF",
+        template="told once it is unpacked",
+        licence="see the model's own page",
+        config=config,
     )
 
 

@@ -1,19 +1,33 @@
 """What a spec wants that this machine, or the number of its rows, does not have."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 from studio.errors import Problem
+from studio.plan.able import model_problems
 from studio.plan.extras import REPORTERS
 from studio.plan.machine import Machine
 from studio.spec import RunSpec
 
 
 def problems(
-    spec: RunSpec, machine: Machine, steps: int | None = None, held: int | None = None
+    spec: RunSpec,
+    machine: Machine,
+    steps: int | None = None,
+    held: int | None = None,
+    config: dict[str, Any] | None = None,
 ) -> list[Problem]:
     """Every such problem, at its field. `steps` are those of the run and `held` the rows held back
-    for the evaluation, where they are known."""
-    found = [*_optimizer(spec, machine), *_numbers(spec, machine), *_reporters(spec)]
+    for the evaluation, `config` the model's config.json, where they are known."""
+    if spec.model.device_map == "cpu":
+        machine = replace(machine, gpus=())
+    found = [
+        *model_problems(spec, machine, config),
+        *_optimizer(spec, machine),
+        *_numbers(spec, machine),
+        *_reporters(spec),
+    ]
     if steps is not None:
         found += _length(spec, steps)
     if held == 0:

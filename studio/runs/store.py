@@ -245,7 +245,7 @@ class RunStore:
         if seen and seen.judged.status in ENDED and not waits and seen.files == marks:
             return seen.judged
         offset, state = (seen.offset, seen.state) if seen else (0, RunState())
-        if offset > _size(run.events):
+        if offset > events.size(run.events):
             # Cut off, or another file: what was read of it holds no more.
             offset, state = 0, RunState()
         # Whether the process lives is asked before the log is read the last time: a worker that
@@ -277,8 +277,3 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _size(path: Path) -> int:
-    mark = _mark(path)
-    return mark[2] if mark else 0

@@ -1,6 +1,6 @@
 """The spec: one typed definition of every setting; forms, recipes and the command line follow."""
 
-from studio.spec.adapter import LAYERWISE, METHODS, PROMPTS, AdapterSection
+from studio.spec.adapter import LAYERWISE, METHODS, PROMPTS, AdapterSection, not_merged
 from studio.spec.check import check
 from studio.spec.data import (
     COUNT,
@@ -84,6 +84,7 @@ __all__ = [
     "load_tree",
     "loads",
     "meta_of",
+    "not_merged",
     "parse",
     "plain",
     "show",

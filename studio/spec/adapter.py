@@ -59,6 +59,16 @@ def _numbers(value: object) -> object:
     return found
 
 
+def not_merged(method: str) -> str:
+    """Why what a method trains can't be merged into the base, or nothing where it can."""
+    if method not in PROMPTS:
+        return ""
+    return (
+        "it is a learned text in front of each row, which is no change of the model's weights and "
+        "can't become one."
+    )
+
+
 class AdapterSection(Section):
     """How the model is changed: a method, the layers it works on, and what LoRA is told."""
 

@@ -184,7 +184,7 @@ def tuned_runs(store: RunStore) -> list[Run]:
     return [
         r
         for r in store.list()
-        if (r.adapter / "adapter_config.json").is_file() and store.state(r).status in ENDED
+        if r.tuned and store.state(r).status in ENDED
     ]
 
 

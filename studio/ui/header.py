@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from studio import spec as specs
-from studio.errors import SpecError
+from studio.errors import SpecError, StudioError
 from studio.jobs import ensure, words
 from studio.plan.machine import machine
 from studio.runs import ENDED, Run, RunStore
@@ -15,30 +15,40 @@ from studio.settings import Settings
 from studio.spec import show
 from studio.ui.context import script
 from studio.ui.form import Tree
+from studio.ui.polls import Ask
 
 _SPARK_BYTES = 8000
 _TEMPLATE = """
 <div class="bar"><span class="word">Atelier</span><span class="chip" data-part="machine"></span>
 <span class="push"></span><button type="button" data-part="run" hidden></button>
 <button type="button" data-part="theme" aria-label="Light or dark">Dark</button></div>
+<div class="note problem" data-part="warning" role="alert" hidden></div>
 """
 
 
-def bar(store: RunStore, settings: Settings) -> gr.HTML:
+def bar() -> gr.HTML:
     """The component. `select` tells that the active run was clicked, `change` that a run began or
     ended since the last look."""
+    return gr.HTML(
+        html_template=_TEMPLATE, js_on_load=script("ask.js") + script("bar.js"), elem_id="bar"
+    )
+
+
+def polls(store: RunStore, settings: Settings) -> dict[str, Ask]:
+    """What the bar asks for."""
 
     def pulse(_request: Any) -> dict[str, Any]:
-        # A conductor that was killed is missed by whoever looks next.
-        ensure(settings)
-        return beat(store)
+        told = beat(store)
+        try:
+            # A conductor that was killed is missed by whoever looks next.
+            ensure(settings)
+        except StudioError as error:
+            told["warning"] = str(error)
+        if settings.looks_only:
+            told["warning"] = f"{settings.looks_only} Here you can only look."
+        return told
 
-    return gr.HTML(
-        html_template=_TEMPLATE,
-        js_on_load=script("bar.js"),
-        server_functions=[pulse],
-        elem_id="bar",
-    )
+    return {"pulse": pulse}
 
 
 def beat(store: RunStore) -> dict[str, Any]:
@@ -104,7 +114,7 @@ def _next(store: RunStore, tree: Tree) -> str:
     state = store.state(newest)
     if state.status in ("failed", "interrupted"):
         return "Next: see <b>why the last run failed</b> under Runs, then start again."
-    if state.status in ENDED and (newest.adapter / "adapter_config.json").is_file():
+    if state.status in ENDED and newest.tuned:
         return "Next: <b>talk to it</b> under Chat, then take it home."
     return "Next: press <b>Start training</b>."
 

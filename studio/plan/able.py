@@ -1,0 +1,129 @@
+"""What of a model this machine can load and train: packages, hardware, and how its weights are
+stored. Asked without torch."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from studio.errors import Problem
+from studio.plan.machine import Machine
+from studio.spec import ModelSection, RunSpec
+
+# Ways in which a checkpoint may be quantized already, and peft trains an adapter on it: the module
+# that unpacks it.
+_TRAINABLE = {
+    "bitsandbytes": "bitsandbytes",
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "hqq": "hqq",
+    "torchao": "torchao",
+    "eetq": "eetq",
+    "quanto": "optimum.quanto",
+}
+# Quantizations that we make ourselves.
+_MAKERS = {"hqq": "hqq", "torchao": "torchao"}
+_ATTENTION = {"flash_attention_2": "flash_attn"}
+# What of a checkpoint's own quantization is worth a look.
+_KERNEL = ("bits", "group_size", "desc_act", "sym", "backend", "version", "zero_point", "format")
+
+
+def here(module: str) -> bool:
+    """Whether the module is installed; it is not imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def quantized_as(config: dict[str, Any] | None) -> str | None:
+    """How the checkpoint is quantized already ("gptq", "awq", …), by its config.json; None where it
+    is not."""
+    found = (config or {}).get("quantization_config")
+    if not isinstance(found, dict):
+        return None
+    method = str(found.get("quant_method") or "")
+    return method or ("bitsandbytes" if found.get("load_in_4bit") else "unknown")
+
+
+def kernel_settings(config: dict[str, Any] | None) -> dict[str, str]:
+    """The checkpoint's own settings of its quantization, as its config.json has them."""
+    found = (config or {}).get("quantization_config")
+    held = found if isinstance(found, dict) else {}
+    return {name: str(held[name]) for name in _KERNEL if name in held}
+
+
+def refusal(kind: str) -> str:
+    """Why weights can't be quantized as `kind` here, or nothing where they can."""
+    module = _MAKERS.get(kind)
+    return f"the package {module} is not installed here" if module and not here(module) else ""
+
+
+def attention_refusal(kind: str, machine: Machine) -> str:
+    """Why attention can't be computed as `kind` here, or nothing where it can."""
+    if kind in ("flash_attention_2", "flex_attention") and not machine.gpus:
+        return "it needs a GPU, and there is none here"
+    module = _ATTENTION.get(kind)
+    return f"the package {module} is not installed here" if module and not here(module) else ""
+
+
+def model_problems(
+    spec: RunSpec, machine: Machine, config: dict[str, Any] | None = None
+) -> Iterator[Problem]:
+    """What the section model asks of this machine that it does not have. `config` is the model's
+    config.json, where it is known."""
+    section = spec.model
+    if section.device_map == "cuda" and not machine.gpus:
+        yield Problem(
+            "model.device_map",
+            "asks for a GPU, and there is none here.",
+            "Use auto.",
+            {"model.device_map": "auto"},
+        )
+    if reason := attention_refusal(section.attn_implementation, machine):
+        yield Problem(
+            "model.attn_implementation",
+            f"{section.attn_implementation} can't be used: {reason}.",
+            "Use sdpa.",
+            {"model.attn_implementation": "sdpa"},
+        )
+    if reason := refusal(section.quantization):
+        yield Problem(
+            "model.quantization",
+            f"{section.quantization} can't be used: {reason}.",
+            "Use nf4 or int8.",
+            {"model.quantization": "nf4"},
+        )
+    yield from _stored(section, spec.adapter.method, quantized_as(config))
+
+
+def _stored(section: ModelSection, method: str, stored: str | None) -> Iterator[Problem]:
+    """What a checkpoint that is quantized already does not go with."""
+    if stored is None:
+        return
+    if section.quantization != "none":
+        yield Problem(
+            "model.quantization",
+            f"these weights are quantized already ({stored}) and can't be quantized again.",
+            "Use none: they are loaded as they are.",
+            {"model.quantization": "none"},
+        )
+    if stored not in _TRAINABLE:
+        yield Problem(
+            "model.name_or_path",
+            f"its weights are stored as {stored}, on which peft trains nothing.",
+            "Choose the unquantized version of the model.",
+        )
+    elif not here(_TRAINABLE[stored]):
+        yield Problem(
+            "model.name_or_path",
+            f"its weights are stored as {stored}, and the package {_TRAINABLE[stored]}, which "
+            "unpacks them, is not installed here.",
+            f"Install {_TRAINABLE[stored]}, or choose the unquantized version of the model.",
+        )
+    if method == "none":
+        yield Problem(
+            "adapter.method",
+            f"is none, and {stored} weights are rounded and can't be trained themselves.",
+            "Choose lora.",
+            {"adapter.method": "lora"},
+        )
