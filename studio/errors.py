@@ -1,6 +1,8 @@
 """The errors a person sees: what happened, and what to do about it."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 class StudioError(Exception):
@@ -17,11 +19,13 @@ class StudioError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one field, e.g. `train.learning_rate`."""
+    """One thing that is wrong with one field, e.g. `train.learning_rate`. `changes` are fields with
+    the values that mend it, where a program can tell them; a button on the page sets them."""
 
     field: str
     message: str
     hint: str = ""
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message} {self.hint}".strip()

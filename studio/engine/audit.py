@@ -81,8 +81,7 @@ class Audit:
         return Found(sums.counts, tuple(ranked), lengths, sums.languages, seconds)
 
     def _encoder(self) -> Encoder:
-        tokenizer, limit = self.tokenizer.tokenizer, self.spec.train.max_length
-        return Encoder(tokenizer, self.spec.data.train_on, limit)
+        return Encoder.of(self.tokenizer.tokenizer, self.spec)
 
     def _look(self, positions: Numbers, examiner: Examiner, report: Report, crew: int) -> None:
         total = len(positions)

@@ -6,7 +6,7 @@ those before it have. Where that does not add up to the text, `encode` is asked 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -40,7 +40,9 @@ class Measurer:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._sizes = _sizes(encoder.tokenizer.backend_tokenizer)
+        # What these two learn of a row is not only what the text says.
+        exact = encoder.trainer in ("orpo", "grpo")
+        self._sizes = None if exact else _sizes(encoder.tokenizer.backend_tokenizer)
 
     def measure(self, examples: Sequence[Example]) -> list[Measured | StudioError]:
         """Each row's numbers, or what is wrong with it; see `Encoder.encode`."""
@@ -120,4 +122,5 @@ def _summed(rows: list[tuple[int, int, int, int]]) -> Measured:
 def _counted(found: Encoded | StudioError) -> Measured | StudioError:
     if isinstance(found, StudioError):
         return found
-    return _summed([(s.total, s.length, s.trained, s.cut) for s in found.sequences])
+    summed = _summed([(s.total, s.length, s.trained, s.cut) for s in found.sequences])
+    return replace(summed, learns=found.learns)

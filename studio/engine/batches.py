@@ -20,11 +20,13 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from studio.engine.encode import IGNORED
-from studio.spec import RunSpec
+from studio.engine.encode import IGNORED, row_limit
+from studio.errors import StudioError
+from studio.spec import PAIRED, RunSpec
 
 POSITION = "position"
 _NUMBERS = Features({"rows": Listed(Value("int32"))})
+_PLACES = Features({"rows": Listed(Value("int32")), "places": Listed(Value("int32"))})
 
 
 class Order(Sampler[int]):
@@ -58,14 +60,57 @@ class Order(Sampler[int]):
             yield from torch.randperm(count, generator=dice).tolist()
 
 
+class Groups(Order):
+    """The order of prompts of which several answers are tried: `prompts` at a time, each `answers`
+    times in a row, and all of that again for each of the `passes` that make up a step. The last
+    prompts of an epoch that fill no step are left out."""
+
+    def __init__(self, order: Order, prompts: int, answers: int, passes: int) -> None:
+        self._order = order
+        self._shape = (prompts, answers, passes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch, from 0, that the next iteration is for."""
+        self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        prompts, answers, passes = self._shape
+        return len(self._order) // prompts * prompts * answers * passes
+
+    def __iter__(self) -> Iterator[int]:
+        prompts, answers, passes = self._shape
+        rows = list(self._order)
+        for start in range(0, len(rows) - prompts + 1, prompts):
+            group = [row for row in rows[start : start + prompts] for _ in range(answers)]
+            for _ in range(passes):
+                yield from group
+
+
+def batch_size(spec: RunSpec) -> int:
+    """Rows that the trainer gets at once. Answers are tried for a whole step at once."""
+    size = spec.train.per_device_train_batch_size
+    return size * spec.train.gradient_accumulation_steps if spec.train.trainer == "grpo" else size
+
+
 def order(spec: RunSpec, dataset: Dataset) -> Order:
-    """The order in which a run goes through `dataset`."""
+    """The order in which a run goes through `dataset`. Raises StudioError where there are too few
+    rows for a single step."""
     # The rows of kto are paired within a batch beforehand: they were shuffled before that.
     paired = spec.train.trainer == "kto" and spec.kto.loss_type == "kto"
     strategy = "sequential" if paired else spec.train.train_sampling_strategy
     lengths = dataset["length"] if "length" in dataset.column_names else [0] * len(dataset)
     batch = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
-    return Order(strategy, spec.train.seed, list(lengths), batch)
+    if spec.train.trainer != "grpo":
+        return Order(strategy, spec.train.seed, list(lengths), batch)
+    answers = spec.grpo.num_generations
+    prompts = batch // answers
+    if len(dataset) < prompts:
+        raise StudioError(
+            f"A step takes {prompts} prompts, and there are {len(dataset)}.",
+            "Lower train.per_device_train_batch_size, or hold back fewer rows.",
+        )
+    plain = Order("random", spec.train.seed, list(lengths), batch)
+    return Groups(plain, prompts, answers, spec.train.gradient_accumulation_steps)
 
 
 def arranged(spec: RunSpec, dataset: Dataset, *, train: bool) -> Dataset:
@@ -73,6 +118,8 @@ def arranged(spec: RunSpec, dataset: Dataset, *, train: bool) -> Dataset:
     for. Keeps the column `position`, a list of positions where rows are packed."""
     if spec.train.trainer == "kto" and spec.kto.loss_type == "kto":
         return _paired(spec, dataset, shuffle=train)
+    if spec.train.packing and row_limit(spec) > spec.train.max_length:
+        return _filled(dataset, spec.train.max_length, spec.train.packing_strategy)
     if spec.train.packing:
         return _packed(dataset, spec.train.max_length)
     return dataset
@@ -108,6 +155,45 @@ def _gathered(dataset: Dataset, packed: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _filled(dataset: Dataset, max_length: int, strategy: str) -> Dataset:
+    """Rows put together, of which one may go on in another sequence; as `_packed` otherwise."""
+    numbers = dataset.select_columns(["length"]).map(
+        _spread_out, batched=True, with_indices=True, remove_columns=["length"], features=_PLACES
+    )
+    packed = pack_dataset(numbers.with_format("arrow"), max_length, strategy).with_format(None)
+    pieces = partial(_pieces, dataset.with_format("numpy"))
+    made = packed.map(pieces, batched=True, batch_size=200, remove_columns=packed.column_names)
+    # Where rows see each other, nothing tells the trainer where one ends.
+    return made.rename_column("seq_lengths", "lengths") if strategy == "wrapped" else made
+
+
+def _spread_out(rows: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
+    places = [np.arange(length, dtype=np.int32) for length in rows["length"]]
+    return {**_spread(rows, numbers), "places": places}
+
+
+def _pieces(dataset: Dataset, packed: dict[str, Any]) -> dict[str, Any]:
+    """The pieces of rows that were put together, as one."""
+    names = ("input_ids", "labels", "positions", "seq_lengths", "length")
+    made: dict[str, Any] = {name: [] for name in names}
+    for rows, places in zip(packed["rows"], packed["places"], strict=True):
+        numbers, at = np.asarray(rows), np.asarray(places)
+        # Another row begins, or the same one anew elsewhere.
+        starts = np.flatnonzero(np.r_[True, (np.diff(numbers) != 0) | (np.diff(at) != 1)])
+        lengths = np.diff(np.r_[starts, len(numbers)])
+        held = dataset[numbers[starts].tolist()]
+        for name in ("input_ids", "labels"):
+            cut = [
+                row[begin : begin + length]
+                for row, begin, length in zip(held[name], at[starts], lengths, strict=True)
+            ]
+            made[name].append(np.concatenate(cut).astype(np.int32))
+        made["positions"].append(held[POSITION])
+        made["seq_lengths"].append(lengths)
+        made["length"].append(len(numbers))
+    return made
+
+
 def _paired(spec: RunSpec, dataset: Dataset, *, shuffle: bool) -> Dataset:
     """Each row with the answer of the row before it in its batch, by which kto estimates how far
     the model has moved: (x1, yn), (x2, y1), …, as trl pairs them. The batches are made here, so
@@ -131,35 +217,67 @@ def _paired(spec: RunSpec, dataset: Dataset, *, shuffle: bool) -> Dataset:
 
 def bare(dataset: Dataset) -> Dataset:
     """The rows without what only we need to know of them."""
-    ours = [c for c in (POSITION, "positions", "length") if c in dataset.column_names]
+    names = (POSITION, "positions", "length", "lengths")
+    ours = [c for c in names if c in dataset.column_names]
     return dataset.remove_columns(ours)
+
+
+class WholeOfTheBetter(DataCollatorForPreference):
+    """A batch of pairs that also says what orpo learns: all of the better one, and of the other
+    the answer."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Adds `learned_mask`, of the shape of `input_ids`."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        learned = batch["completion_mask"].clone()
+        better = len(learned) // 2
+        learned[:better] = batch["attention_mask"][:better]
+        return {**batch, "learned_mask": learned}
 
 
 def collator(spec: RunSpec, pad_token_id: int) -> Any:
     """What makes a batch of rows."""
-    if spec.train.trainer == "dpo":
-        return DataCollatorForPreference(pad_token_id=pad_token_id)
-    if spec.train.trainer == "kto":
-        return DataCollatorForUnpairedPreference(pad_token_id=pad_token_id)
-    return DataCollatorForLanguageModeling(
-        pad_token_id=pad_token_id, padding_free=spec.train.packing
-    )
+    match spec.train.trainer:
+        case "orpo":
+            return WholeOfTheBetter(pad_token_id=pad_token_id)
+        case trainer if trainer in PAIRED:
+            return DataCollatorForPreference(pad_token_id=pad_token_id)
+        case "kto":
+            return DataCollatorForUnpairedPreference(pad_token_id=pad_token_id)
+        case "grpo":
+            # The answers are not there yet.
+            return list
+    apart = spec.train.packing and spec.train.packing_strategy != "wrapped"
+    return DataCollatorForLanguageModeling(pad_token_id=pad_token_id, padding_free=apart)
 
 
-def digest(batch: Mapping[str, Any]) -> str:
-    """sha256, in hex, over `input_ids` and `labels` of a batch: of each its shape and its numbers,
-    as little-endian 64-bit integers. A batch of dpo or kto has no labels; theirs are the ids where
-    the answer is, else -100, and kto's mismatched answers count too."""
+def learned(batch: Mapping[str, Any], prefix: str = "") -> Any:
+    """A batch's labels: the ids of those tokens that are learned or judged, else -100. A batch of
+    pairs or of marked answers has none, but says where the answers are."""
+    if f"{prefix}labels" in batch:
+        return batch[f"{prefix}labels"]
+    mask = batch.get(f"{prefix}learned_mask")
+    if mask is None:
+        mask = batch[f"{prefix}completion_mask"]
+    return batch[f"{prefix}input_ids"].masked_fill(mask == 0, IGNORED)
+
+
+def digest(batch: Any) -> str:
+    """sha256, in hex, over `input_ids` and labels (see `learned`) of a batch: of each its shape
+    and its numbers, as little-endian 64-bit integers. kto's mismatched answers count too. A batch
+    of grpo is a list of prompts, of which there are only ids."""
     made = hashlib.sha256()
+
+    def add(array: Any) -> None:
+        made.update(np.asarray(array.shape, dtype="<i8").tobytes())
+        made.update(array.astype("<i8").tobytes())
+
+    if isinstance(batch, list):
+        for row in batch:
+            add(np.asarray(row["prompt"]))
+        return made.hexdigest()
     for prefix in ("", "KL_"):
-        if f"{prefix}input_ids" not in batch:
-            continue
-        ids = batch[f"{prefix}input_ids"]
-        labels = batch.get(f"{prefix}labels")
-        if labels is None:
-            labels = ids.masked_fill(batch[f"{prefix}completion_mask"] == 0, IGNORED)
-        for numbers in (ids, labels):
-            array = numbers.detach().to("cpu").numpy().astype("<i8")
-            made.update(np.asarray(array.shape, dtype="<i8").tobytes())
-            made.update(array.tobytes())
+        if f"{prefix}input_ids" in batch:
+            for numbers in (batch[f"{prefix}input_ids"], learned(batch, prefix)):
+                add(numbers.detach().to("cpu").numpy())
     return made.hexdigest()

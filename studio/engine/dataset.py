@@ -14,13 +14,19 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
 from studio.data import Data, Example, Numbers, RowError
-from studio.engine.encode import Encoded, Encoder, example_problem
+from studio.engine.encode import (
+    Encoded,
+    Encoder,
+    example_problem,
+    reference_answer,
+    row_limit,
+)
 from studio.engine.gate import Tally, notes, refuse_rows, refuse_template
 from studio.engine.report import Report
 from studio.errors import StudioError
 from studio.runs import files
 from studio.settings import Settings
-from studio.spec import RunSpec, diff
+from studio.spec import NEXT_TOKEN, PAIRED, RunSpec, diff
 
 _CHUNK = 500
 # Prepared data that is kept for the next run or preview of the same.
@@ -82,8 +88,9 @@ def _key(data: Data, tokenizer: PreTrainedTokenizerBase, spec: RunSpec) -> str:
         str(tokenizer.chat_template),
         str(tokenizer.special_tokens_map),
         spec.data.train_on,
-        spec.train.max_length,
+        row_limit(spec),
         spec.train.trainer,
+        spec.cpt.add_eos_token,
         spec.train.seed,
         sorted(spec.data.accepted),
         diff(spec).get("data", {}),
@@ -104,10 +111,17 @@ def _load(path: Path) -> Dataset | None:
 
 def _features(trainer: str) -> Features:
     ids = Listed(Value("int32"))
+    text = Value("string")
+    pair = {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids}
     columns = {
         "sft": {"input_ids": ids, "labels": ids},
-        "dpo": {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids},
+        "cpt": {"input_ids": ids, "labels": ids},
+        "dpo": pair,
+        "orpo": pair,
+        "reward": pair,
         "kto": {"prompt_ids": ids, "completion_ids": ids, "label": Value("bool")},
+        # `prompt` are its tokens; `messages` the same as JSON, for those who judge the answers.
+        "grpo": {"prompt": ids, "messages": text, "answer": text},
     }[trainer]
     return Features({**columns, "position": Value("int64"), "length": Value("int32")})
 
@@ -119,7 +133,7 @@ def _write(
     report: Report,
     folder: Path,
 ) -> dict[str, Any]:
-    encoder = Encoder(tokenizer, spec.data.train_on, spec.train.max_length)
+    encoder = Encoder.of(tokenizer, spec)
     parts, tally = data.parts(spec.train.seed), Tally()
     total = sum(len(getattr(parts, part)) for part in PARTS)
     empty = []
@@ -191,7 +205,8 @@ def _kept(
         if found.cut:
             tally.add("cut", position)
         if not found.learns:
-            tally.add("nothing_trained", position, "All of its answers are cut off.")
+            cut = "Its prompt is longer." if len(found.sequences[0].ranges) == 0 else ""
+            tally.add("nothing_trained", position, cut or "All of its answers are cut off.")
         elif not found.cut or "cut" not in data.token_drops:
             kept.append((position, found))
     return kept
@@ -202,20 +217,28 @@ def _columns(trainer: str, kept: list[tuple[int, Encoded]]) -> dict[str, list[An
         "position": [position for position, _ in kept],
         "length": [max(s.length for s in e.sequences) for _, e in kept],
     }
-    if trainer == "sft":
+    if trainer in NEXT_TOKEN:
         sequences = [e.sequences[0] for _, e in kept]
         return {
             **columns,
             "input_ids": [s.input_ids for s in sequences],
             "labels": [s.labels for s in sequences],
         }
-    if trainer == "dpo":
+    if trainer in PAIRED:
+        # Of the worse answer all that follows the prompt is judged, whatever the trainer.
         pairs = [e.sequences for _, e in kept]
         return {
             **columns,
-            "prompt_ids": [chosen.input_ids[: chosen.prompt] for chosen, _ in pairs],
-            "chosen_ids": [chosen.input_ids[chosen.prompt :] for chosen, _ in pairs],
-            "rejected_ids": [rejected.input_ids[rejected.prompt :] for _, rejected in pairs],
+            "prompt_ids": [worse.input_ids[: worse.prompt] for _, worse in pairs],
+            "chosen_ids": [better.input_ids[worse.prompt :] for better, worse in pairs],
+            "rejected_ids": [worse.input_ids[worse.prompt :] for _, worse in pairs],
+        }
+    if trainer == "grpo":
+        return {
+            **columns,
+            "prompt": [e.sequences[0].input_ids for _, e in kept],
+            "messages": [_asked(e.example) for _, e in kept],
+            "answer": [reference_answer(e.example) for _, e in kept],
         }
     return {
         **columns,
@@ -223,3 +246,9 @@ def _columns(trainer: str, kept: list[tuple[int, Encoded]]) -> dict[str, list[An
         "completion_ids": [e.sequences[0].input_ids[e.sequences[0].prompt :] for _, e in kept],
         "label": [bool(e.example.label) for _, e in kept],
     }
+
+
+def _asked(example: Example) -> str:
+    """The conversation up to the answer, as JSON."""
+    at = max(n for n, m in enumerate(example.messages) if m["role"] == "assistant")
+    return json.dumps(example.messages[:at], ensure_ascii=False)

@@ -13,8 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from studio.data import Example, Message, RowError
 from studio.engine.render import Renderer, Span
 from studio.errors import StudioError
+from studio.spec import RunSpec
 
 IGNORED = -100
+# The name of a sequence that is asked, not learned.
+PROMPT = "prompt"
+_ENDLESS = 2**31 - 1
 Ids = npt.NDArray[np.int32]
 # A sequence before it is encoded: its name, its text and the spans of the text that are learned.
 Prepared = tuple[str, str, list[Span]]
@@ -98,17 +102,20 @@ class Encoded:
 
     @property
     def learns(self) -> bool:
-        """Whether every sequence has a token left to learn from."""
-        return all(s.trained for s in self.sequences)
+        """Whether every sequence has a token left to learn from; a prompt alone has to be whole."""
+        return all(not s.cut if s.name == PROMPT else s.trained for s in self.sequences)
 
 
 @dataclass
 class Encoder:
-    """Encodes rows for one tokenizer and one choice of what is learned."""
+    """Encodes rows for one tokenizer, one trainer and one choice of what is learned. `ends`: raw
+    text gets the end token."""
 
     tokenizer: PreTrainedTokenizerBase
     train_on: str
     max_length: int
+    trainer: str = "sft"
+    ends: bool = True
     renderer: Renderer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +125,15 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._bos, self._eos = edges(self.tokenizer)
+        if not self.ends:
+            self._eos = ""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, limit: int = 0) -> "Encoder":
+        """The encoder of a run of `spec`; a `limit` above 0 takes the place of its own."""
+        ends = spec.train.trainer != "cpt" or spec.cpt.add_eos_token
+        limit = limit or row_limit(spec)
+        return cls(tokenizer, spec.data.train_on, limit, spec.train.trainer, ends)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | StudioError]:
         """Each row's sequences, or what is wrong with it: a RowError for the row alone, another
@@ -156,11 +172,18 @@ class Encoder:
             sequences.append(Tokens(name, text, encoding, ranges, self.max_length))
         if example.kind == "preference":
             sequences = _after_one_prompt(*sequences)
+            if self.trainer == "orpo":
+                # It learns all of the better one, what is asked included.
+                chosen = sequences[0]
+                sequences[0] = replace(chosen, ranges=((0, chosen.ranges[-1][1]),))
         return Encoded(example, tuple(sequences))
 
     def _texts(self, example: Example) -> list[Prepared]:
         """The row's sequences as (name, text, what is learned of it)."""
         match example.kind:
+            case "chat" if self.trainer == "grpo":
+                asked = example.messages[: _last_answer(example.messages)]
+                return [(PROMPT, self.renderer.text(asked, example.tools, prompt=True), [])]
             case "chat":
                 return [("", *self._chat(example))]
             case "text":
@@ -170,7 +193,8 @@ class Encoder:
                 raw = example.prompt + example.completion
                 text = self._edged(raw)
                 start = len(self._begin(raw)) + len(example.prompt)
-                start = 0 if self.train_on == "everything" else start
+                whole = self.train_on == "everything" or self.trainer == "cpt"
+                start = 0 if whole else start
                 return [("", text, [(start, len(text))])]
             case "preference":
                 return [
@@ -269,17 +293,53 @@ def _answers_after_the_last_question(messages: Sequence[Message]) -> int:
     return max(1, count)
 
 
+def _last_answer(messages: Sequence[Message]) -> int:
+    """Where the last answer stands. Raises RowError where nothing is asked before it."""
+    at = max(n for n, m in enumerate(messages) if m["role"] == "assistant")
+    if not any(m["role"] == "user" for m in messages[:at]):
+        raise RowError("Nothing is asked before the answer.", "Mend or remove it.", "rejected")
+    return at
+
+
+def reference_answer(example: Example) -> str:
+    """What the row says that the answer to its prompt is."""
+    return str(example.messages[_last_answer(example.messages)]["content"])
+
+
+def row_limit(spec: RunSpec) -> int:
+    """How many tokens of a row are kept at most: all of them, where a long row goes on in the next
+    sequence."""
+    goes_on = spec.train.packing and spec.train.packing_strategy != "bfd"
+    return _ENDLESS if goes_on else spec.train.max_length
+
+
+# The trainers that take a row of each kind, the one to suggest first.
+_TAKERS = {
+    "chat": ("sft", "grpo"),
+    "text": ("sft", "cpt"),
+    "completion": ("sft", "cpt"),
+    "preference": ("dpo", "orpo", "reward"),
+    "unpaired": ("kto",),
+}
+_ROWS = {
+    "sft": "rows with one answer each",
+    "cpt": "rows of plain text",
+    "dpo": "rows with a better and a worse answer",
+    "kto": "rows marked good or bad",
+    "grpo": "rows with a question and its answer",
+}
+_ROWS |= {"orpo": _ROWS["dpo"], "reward": _ROWS["dpo"]}
+
+
 def example_problem(example: Example, trainer: str) -> RowError | None:
     """Why the trainer can't take such a row, if it can't."""
-    wanted = {"preference": "dpo", "unpaired": "kto"}.get(example.kind, "sft")
-    if wanted == trainer:
+    takers = _TAKERS[example.kind]
+    if trainer in takers:
         return None
-    has = {
-        "dpo": "rows with a better and a worse answer",
-        "kto": "rows marked good or bad",
-        "sft": "rows with one answer each",
-    }
+    has = _ROWS["cpt" if example.kind == "text" else takers[0]]
+    other = f" or {takers[-1]}" if len(takers) > 1 else ""
     return RowError(
-        f"The data has {has[wanted]}, and the trainer {trainer} needs {has[trainer]}.",
-        f"Set train.trainer to {wanted}, or choose other data or another layout.",
+        f"The data has {has}, and the trainer {trainer} needs {_ROWS[trainer]}.",
+        f"Set train.trainer to {', '.join(takers[:-1]) or takers[0]}{other}, or choose other data "
+        "or another layout.",
     )

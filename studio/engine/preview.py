@@ -12,7 +12,7 @@ import numpy as np
 from studio.data import Data, Example, Parts, RowError, open_data
 from studio.data.findings import to_dicts
 from studio.engine import template
-from studio.engine.encode import IGNORED, Encoded, Encoder, Tokens, example_problem
+from studio.engine.encode import IGNORED, Encoded, Encoder, Tokens, example_problem, row_limit
 from studio.engine.report import Report
 from studio.engine.source import resolve
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
@@ -83,13 +83,14 @@ class Preview:
         prepared = prepare(data, loaded.tokenizer, spec, self._settings, report)
         report.stage("making the batch")
         rows = batches.arranged(spec, prepared.train, train=True)
-        size = spec.train.per_device_train_batch_size
-        count = -(-len(rows) // size)
+        size = batches.batch_size(spec)
+        sampled = batches.order(spec, rows)
+        count = -(-len(sampled) // size)
         if not 0 <= number < count:
             raise StudioError(
                 f"There is no batch {number + 1}; an epoch has {count}.", "Choose a smaller number."
             )
-        order = list(batches.order(spec, rows))[number * size : (number + 1) * size]
+        order = list(sampled)[number * size : (number + 1) * size]
         chosen = rows.select(order)
         made = batches.collator(spec, loaded.tokenizer.pad_token_id)(list(batches.bare(chosen)))
         return {
@@ -177,9 +178,10 @@ class Preview:
         return self._parts[1]
 
     def _encoder_for(self, spec: RunSpec, loaded: Tokenizer) -> Encoder:
-        key = (id(loaded), spec.data.train_on, spec.train.max_length)
+        trainer, limit = spec.train.trainer, row_limit(spec)
+        key = (id(loaded), spec.data.train_on, trainer, limit, spec.cpt)
         if self._encoder is None or self._encoder[0] != key:
-            made = Encoder(loaded.tokenizer, spec.data.train_on, spec.train.max_length)
+            made = Encoder.of(loaded.tokenizer, spec)
             self._encoder = (key, made)
         return self._encoder[1]
 
@@ -236,18 +238,21 @@ def _sequence(tokens: Tokens) -> Reply:
 
 def _described(chosen: Any, batch: Any, sha256: str) -> Reply:
     """What is in a batch, row of the batch by row."""
+    if isinstance(batch, list):
+        return _prompts(chosen, batch, sha256)
+    # Here, as in `batch`.
+    from studio.engine.batches import learned
+
     ids = batch["input_ids"]
     if "positions" in chosen.column_names:
-        rows, lengths = list(chosen["positions"]), list(chosen["seq_lengths"])
+        # Where rows see each other, the trainer is not told how long each is.
+        told = "seq_lengths" if "seq_lengths" in chosen.column_names else "lengths"
+        rows, lengths = list(chosen["positions"]), list(chosen[told])
     else:
         lengths = [[length] for length in batch["attention_mask"].sum(dim=1).tolist()]
         # A preference comes twice: all that are chosen, then all that are rejected.
         times = len(lengths) // len(chosen)
         rows = [[position] for position in chosen["position"]] * times
-    if "labels" in batch:
-        trained = int((batch["labels"] != IGNORED).sum())
-    else:
-        trained = int(batch["completion_mask"].sum())
     # Packed rows come as one without padding.
     tokens = int(batch["attention_mask"].sum()) if "attention_mask" in batch else ids.numel()
     return {
@@ -255,8 +260,23 @@ def _described(chosen: Any, batch: Any, sha256: str) -> Reply:
         "lengths": lengths,
         "shape": list(ids.shape),
         "tokens": tokens,
-        "trained": trained,
+        "trained": int((learned(batch) != IGNORED).sum()),
         "padding": ids.numel() - tokens,
+        "sha256": sha256,
+    }
+
+
+def _prompts(chosen: Any, batch: list[Any], sha256: str) -> Reply:
+    """What is in a batch of prompts, each once for every answer that will be tried."""
+    lengths = [len(row["prompt"]) for row in batch]
+    height, width = len(batch), max(lengths)
+    return {
+        "rows": [[position] for position in chosen["position"]],
+        "lengths": [[length] for length in lengths],
+        "shape": [height, width],
+        "tokens": sum(lengths),
+        "trained": 0,
+        "padding": height * width - sum(lengths),
         "sha256": sha256,
     }
 

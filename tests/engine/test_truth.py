@@ -87,13 +87,13 @@ def trainer_of(name: str) -> str:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The digest of every batch that a trainer really gets."""
     found: list[str] = []
-    before = trainers._Prepared.training_step
+    before = trainers.Base.training_step
 
     def step(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         found.append(digest(inputs))
         return before(self, model, inputs, *rest, **more)
 
-    monkeypatch.setattr(trainers._Prepared, "training_step", step)
+    monkeypatch.setattr(trainers.Base, "training_step", step)
     return found
 
 
@@ -101,7 +101,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def got(monkeypatch: pytest.MonkeyPatch) -> list[Shown]:
     """The sequences that a trainer really gets, each with which of its tokens are learned."""
     found: list[Shown] = []
-    before = trainers._Prepared.training_step
+    before = trainers.Base.training_step
 
     def step(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         learned = inputs["labels"] != -100 if "labels" in inputs else inputs["completion_mask"] == 1
@@ -112,7 +112,7 @@ def got(monkeypatch: pytest.MonkeyPatch) -> list[Shown]:
             found.append((tuple(ids[mask].tolist()), tuple(which[mask].tolist())))
         return before(self, model, inputs, *rest, **more)
 
-    monkeypatch.setattr(trainers._Prepared, "training_step", step)
+    monkeypatch.setattr(trainers.Base, "training_step", step)
     return found
 
 

@@ -1,0 +1,45 @@
+"""Ending a run before its time, once its evaluations get no better; and never beginning one whose
+settings its rows can't honour."""
+
+from typing import Any
+
+from transformers import EarlyStoppingCallback
+
+from studio.errors import SpecError
+from studio.plan.machine import machine
+from studio.plan.possible import problems
+from studio.spec import RunSpec
+
+
+def refuse_impossible(spec: RunSpec, steps: int, held: int) -> None:
+    """Raises SpecError with all that this machine, a run of so many `steps` or so few rows `held`
+    back can't honour."""
+    found = problems(spec, machine(), steps, held)
+    if found:
+        raise SpecError(found)
+
+
+def stop_early(trainer: Any, spec: RunSpec) -> None:
+    """Gives the trainer the means to stop early, where that is asked for and there are rows to
+    evaluate on. A checkpoint holds how long it has been waiting."""
+    patience = spec.eval.early_stopping_patience
+    if patience is not None and trainer.args.eval_strategy != "no":
+        threshold = spec.eval.early_stopping_threshold
+        trainer.add_callback(EarlyStoppingCallback(patience, threshold))
+
+
+def stopped_early(trainer: Any) -> str:
+    """Why the run ended early, in words; nothing if it did not."""
+    state = trainer.state
+    for callback in trainer.callback_handler.callbacks:
+        if not isinstance(callback, EarlyStoppingCallback):
+            continue
+        waited = callback.early_stopping_patience_counter
+        if waited >= callback.early_stopping_patience and state.global_step < state.max_steps:
+            best = f", the best of step {state.best_global_step}" if state.best_global_step else ""
+            times = "evaluation was" if waited == 1 else f"{waited} evaluations in a row were"
+            return (
+                f"Stopped early at step {state.global_step} of {state.max_steps}: {times} no "
+                f"better than the best before{best}."
+            )
+    return ""

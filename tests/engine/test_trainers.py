@@ -1,0 +1,106 @@
+"""Every trainer learns, tells its own numbers, and gets the batches that the preview shows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio.engine.preview import Preview
+from studio.runs import Run, events
+from studio.settings import Settings
+from tests.engine.helpers import Recorder, ended
+
+NewRun = Callable[..., Run]
+TrainHere = Callable[[Run], int]
+
+PAIRS = [
+    {"prompt": f"What is your name? {n}", "chosen": "My name is Bramble.", "rejected": "The tea."}
+    for n in range(16)
+]
+TEXTS = [{"text": f"The tea is strong and the clock is right. {n} " * 3} for n in range(16)]
+ASKED = [{"prompt": f"How are you? {n}", "completion": "I am well."} for n in range(16)]
+# What each trainer tells of a step, and of an evaluation.
+TOLD = {
+    "cpt": set(),
+    "orpo": {"rewards/chosen", "rewards/margins", "rewards/accuracies", "nll_loss"},
+    "reward": {"accuracy", "margin", "mean_reward"},
+    "grpo": {
+        "reward", "reward_std", "completions/mean_length", "rewards/exact_match/mean",
+        "rewards/length/mean",
+    },
+}  # fmt: skip
+ROWS = {"cpt": TEXTS, "orpo": PAIRS, "reward": PAIRS, "grpo": ASKED}
+OWN: dict[str, dict[str, Any]] = {
+    "grpo": {
+        "grpo": {
+            "num_generations": 2,
+            "max_completion_length": 6,
+            "length_weight": 0.5,
+            "length": 4,
+        }
+    },
+}
+
+
+def of_kind(run: Run, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events.tail(run.events)[0] if event["type"] == kind]
+
+
+def written(folder: Path, rows: list[dict[str, Any]]) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def sections(trainer: str, path: str, **more: Any) -> dict[str, dict[str, Any]]:
+    """A short run of the trainer, evaluated at its end."""
+    return {
+        "data": {"path": path, "validation": "4", "test": "2"},
+        "train": {
+            "trainer": trainer, "max_steps": 4, "per_device_train_batch_size": 2,
+            "learning_rate": 0.01, **more,
+        },
+        "eval": {"eval_on_start": False, "eval_steps": 2, "per_device_eval_batch_size": 2},
+        **OWN.get(trainer, {}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", TOLD)
+def test_it_learns_and_tells_its_own_numbers(
+    new_run: NewRun, train_here: TrainHere, settings: Settings, tmp_path: Path, trainer: str
+) -> None:
+    run = new_run(**sections(trainer, written(tmp_path, ROWS[trainer])))
+    assert train_here(run) == 0, ended(run)
+    end = ended(run)
+    assert (end["status"], end["step"]) == ("finished", 4)
+    assert end["test_loss"] is not None
+    logs = of_kind(run, "log")
+    assert [log["step"] for log in logs] == [1, 2, 3, 4]
+    assert TOLD[trainer] <= set().union(*logs)
+    assert all(log["tokens_per_second"] > 0 for log in logs)
+    evaluated = of_kind(run, "eval")
+    assert [event["step"] for event in evaluated] == [2, 4]
+    if trainer == "reward":
+        assert logs[-1]["loss"] < logs[0]["loss"] and logs[-1]["margin"] > logs[0]["margin"]
+    if trainer in ("orpo", "cpt"):
+        assert logs[-1]["loss"] < logs[0]["loss"]
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    # The first batch is the one that the preview shows.
+    shown = Preview(settings).batch(run.spec(), 0, Recorder())
+    assert [event["sha256"] for event in of_kind(run, "batch")] == [shown["sha256"]]
+
+
+def test_the_answers_that_were_tried_can_be_read(
+    new_run: NewRun, train_here: TrainHere, tmp_path: Path
+) -> None:
+    run = new_run(**sections("grpo", written(tmp_path, ASKED), max_steps=2))
+    assert train_here(run) == 0, ended(run)
+    lines = [json.loads(line) for line in run.completions.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        assert len(line["rows"]) == 2
+        for row in line["rows"]:
+            assert row["prompt"].startswith("<|im_start|>system") and row["answer"] == "I am well."
+            assert set(row["rewards"]) == {"exact_match", "length"}
