@@ -10,10 +10,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from studio.errors import StudioError
 from studio.settings import Settings
 from studio.ui.app import build
-from studio.ui.serve import serve
+from studio.ui.serve import claim, serve
 
 try:
     settings = Settings.from_env()
+    if __name__ == "__main__":
+        settings = claim(settings)
     demo = build(settings)
     if __name__ == "__main__":
         serve(demo, settings)

@@ -10,6 +10,7 @@ from studio.jobs.preview import batch, code, find, lengths, preview, tree
 from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
 from studio.jobs.sweep import combinations, sweep
+from studio.jobs.token import keep_token
 from studio.jobs.waiting import enqueue, move, remove
 from studio.jobs.words import words
 from studio.runs.control import ask
@@ -33,6 +34,7 @@ __all__ = [
     "find",
     "follow",
     "index",
+    "keep_token",
     "lengths",
     "move",
     "pause",

@@ -23,6 +23,7 @@ _FREE = frozenset(
 def resume(store: RunStore, settings: Settings, run: Run) -> None:
     """Has a run that ended before its last step go on from its newest checkpoint, in its turn; one
     without a checkpoint begins again. Raises StudioError where there is nothing to go on with."""
+    settings.check_writable()
     with writing(settings.home), queue.changing(store.root) as waiting:
         _check_idle(store, run, waiting)
         if store.state(run).status == "finished":
@@ -38,6 +39,7 @@ def resume(store: RunStore, settings: Settings, run: Run) -> None:
 def extend(store: RunStore, settings: Settings, run: Run, epochs: float) -> None:
     """Has a finished run train `epochs` more, from its last checkpoint, in its turn. The learning
     rate follows its schedule over the new length. Raises StudioError where it can't."""
+    settings.check_writable()
     with writing(settings.home), queue.changing(store.root) as waiting:
         _check_idle(store, run, waiting)
         state = store.state(run)
@@ -77,6 +79,7 @@ def branch(
 ) -> Run:
     """A new run, in the queue, that goes on from the checkpoint of that step; with `spec`, which
     may differ in what a checkpoint does not hold. Raises StudioError for any other difference."""
+    settings.check_writable()
     old = run.spec()
     wanted = spec or old
     _check_same(old, wanted)

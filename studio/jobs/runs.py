@@ -30,6 +30,7 @@ _TERM_S = 15.0
 def start(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
     """Makes a run folder and has a worker started for it. Raises StudioError while another trains
     or waits."""
+    settings.check_writable()
     with writing(settings.home), queue.changing(store.root) as waiting:
         active = store.active()
         if active is not None:

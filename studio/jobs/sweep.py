@@ -48,6 +48,7 @@ def sweep(
 ) -> list[Run]:
     """A run for each combination, at the end of the queue, with a title that says what differs and
     a tag that all of them share. Raises SpecError with every wrong value; then none is made."""
+    settings.check_writable()
     chosen = combinations(values, paired=paired)
     specs = list(_specs(spec, chosen))
     tag = f"sweep-{time.strftime('%m%d-%H%M%S')}"

@@ -10,6 +10,7 @@ from studio.spec import RunSpec
 
 def enqueue(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
     """A new run at the end of the queue; it starts when those before it have ended."""
+    settings.check_writable()
     with writing(settings.home), queue.changing(store.root) as waiting:
         run = store.create(spec, name)
         waiting.append(run.id)

@@ -94,6 +94,14 @@ def tail(path: Path, offset: int = 0, limit: int = 64 * 2**20) -> tuple[list[Eve
     return events, offset + len(whole)
 
 
+def size(path: Path) -> int:
+    """The log's bytes; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _is_event(event: Event) -> bool:
     """Whether it can be one of ours: a log may have been damaged, or written by somebody else."""
     step, now = event.get("step"), event.get("time")

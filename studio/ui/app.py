@@ -32,7 +32,7 @@ def build(settings: Settings) -> gr.Blocks:
     demo: gr.Blocks = gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True)
     with demo:
         with gr.Column(elem_id="bar-row"):
-            bar = header.bar(store, settings)
+            bar = header.bar()
             chosen = gr.HTML(elem_id="chosen")
         recipe, run, opened = gr.State(MAIN), gr.State(""), gr.State(TABS[0])
         mark = marks.component()
@@ -53,6 +53,7 @@ def build(settings: Settings) -> gr.Blocks:
                 export = ExportTab(context)
         tabs.select(_name_of, None, opened, **QUIET)
         _wire_form(context, demo, model, tune)
+        model.wire(context)
         data.wire(context)
         tune.wire(context)
         runs.wire(context, bar, tune.summary, [model.start, data.start, tune.primary])

@@ -20,13 +20,14 @@ from studio.runs import ENDED, GOING, Run, RunState, RunStore
 from studio.runs import events as logs
 from studio.ui.compare import Comparing, seconds
 from studio.ui.context import script
+from studio.ui.polls import Ask
 from studio.ui.run_view import about, traceback_of
 from studio.ui.runs_list import UNREADABLE, Listing
 
 # A reader that starts at the beginning gets the whole chart in about this many points.
 _MOST = 2000
 # In one function, in this order: the chart, the list, the head, the tables, and what starts them.
-_SCRIPTS = ("live.js", "live_list.js", "live_head.js", "live_compare.js", "live_poll.js")
+_SCRIPTS = ("ask.js", "live.js", "live_list.js", "live_head.js", "live_compare.js", "live_poll.js")
 _LOG_BYTES = 100_000
 _POINT = (
     "step",
@@ -49,11 +50,14 @@ def tick(request: Any, store: RunStore) -> dict[str, Any]:
     offset = request.get("offset", 0)
     offset = offset if isinstance(offset, int) and offset >= 0 else 0
     state = store.state(run)
-    new, end = logs.tail(run.events, offset)
+    # A log that was cut off is told from its beginning again.
+    anew = offset > logs.size(run.events)
+    new, end = logs.tail(run.events, 0 if anew else offset)
     points = [_point(e, state) for e in logs.shown(new)]
     told = {"offset": end, "points": _thinned(points), "state": _standing(run, state)}
-    # An attempt that goes on from an earlier step takes back what came after it.
-    back = [e.get("step") or 0 for e in new if e["type"] == "attempt"]
+    # An attempt that goes on from an earlier step takes back what came after it, one that begins
+    # anew all of it.
+    back = [e.get("step") or -1 for e in new if e["type"] == "attempt"] + [-1] * anew
     return {**told, "back": min(back)} if back else told
 
 
@@ -138,13 +142,10 @@ def told(run_id: str, download: str = "") -> str:
     return json.dumps({"run": run_id, "download": download, "at": time.time()})
 
 
-def view(store: RunStore, listing: Listing, plotly: Path) -> gr.HTML:
+def view(store: RunStore, plotly: Path) -> gr.HTML:
     """The component. Its value is what `told` gives; `select` tells which run was chosen, `act`
     which of its buttons was pressed, `change` that the run in view is in another state."""
     comparing = Comparing(store)
-
-    def runs_now(request: Any) -> dict[str, Any]:
-        return listing.now(request)
 
     def compared(request: Any) -> dict[str, Any]:
         return comparing.table(request)
@@ -153,22 +154,18 @@ def view(store: RunStore, listing: Listing, plotly: Path) -> gr.HTML:
         value="",
         html_template=script("live.html"),
         js_on_load="\n".join(script(name) for name in _SCRIPTS),
-        server_functions=[*_of_one(store), runs_now, compared],
+        server_functions=[*_of_one(store), compared],
         plotly=f"/gradio_api/file={escape(plotly.as_posix())}",
         elem_id="live",
     )
 
 
-def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
-    """The functions that tell of one run: {"run": id, ...}."""
-
-    def found(request: Any) -> Run:
-        asked = request if isinstance(request, dict) else {}
-        return store.get(str(asked.get("run", "")))
+def polls(store: RunStore) -> dict[str, Ask]:
+    """What is asked while a run goes: its news, and how all runs stand."""
 
     def tick_run(request: Any) -> dict[str, Any]:
         try:
-            run = found(request)
+            run = _found(store, request)
         except StudioError:
             return {"gone": True}
         try:
@@ -176,18 +173,29 @@ def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
         except UNREADABLE:
             return _not_understood(run)
 
+    return {"tick": tick_run, "runs": Listing(store).now}
+
+
+def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
+    """The functions that tell of one run: {"run": id, ...}."""
+
     def about_run(request: Any) -> dict[str, Any]:
         try:
-            return about(store, found(request))
+            return about(store, _found(store, request))
         except StudioError:
             return {"gone": True}
 
     def log(request: Any) -> dict[str, Any]:
         try:
-            text = found(request).read_log(_LOG_BYTES)
+            text = _found(store, request).read_log(_LOG_BYTES)
             return {"text": text[-20_000:], "traceback": traceback_of(text)}
         except StudioError as error:
             return {"text": str(error), "traceback": ""}
 
-    tick_run.__name__, about_run.__name__ = "tick", "about"
-    return [tick_run, about_run, log]
+    about_run.__name__ = "about"
+    return [about_run, log]
+
+
+def _found(store: RunStore, request: Any) -> Run:
+    asked = request if isinstance(request, dict) else {}
+    return store.get(str(asked.get("run", "")))

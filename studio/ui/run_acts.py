@@ -67,6 +67,7 @@ def perform(hands: Hands, act: Act) -> Done:
     """Does it. What can't be done is told in the message."""
     name = str(act.get("do"))
     try:
+        hands.settings.check_writable()
         with writing(hands.settings.home):
             if name in _ON_ALL:
                 return _ON_ALL[name](hands, act)

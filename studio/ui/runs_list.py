@@ -42,7 +42,8 @@ class Listing:
         self._made = 0.0
 
     def now(self, request: Any) -> dict[str, Any]:
-        """The rows that match: `request` is {"search": words, "star": true or false}.
+        """The rows that match: `request` is {"search": words, "star": true or false}. With `anew`,
+        a number, they are made anew: who asks has just changed something.
 
         `queue` has the ids that wait in their order, `active` the one that trains; both and the
         run named by `with` are among the rows, whatever is searched for.
@@ -50,6 +51,8 @@ class Listing:
         asked = request if isinstance(request, dict) else {}
         words = str(asked.get("search") or "").lower().split()[:10]
         star, always = asked.get("star") is True, str(asked.get("with") or "")
+        if asked.get("anew"):
+            self._made = 0.0
         rows = self._fresh()
         waiting = sorted((r for r in rows if r["place"]), key=lambda r: r["place"])
         active = next((r["id"] for r in rows if r["going"]), None)
@@ -63,10 +66,6 @@ class Listing:
             "queue": [r["id"] for r in waiting],
             "active": active,
         }
-
-    def forget(self) -> None:
-        """The next look is made anew: somebody has just changed something."""
-        self._made = 0.0
 
     def meta(self, run: Run) -> keep.Meta:
         """What was said about the run; read from the disk only when it has changed there."""

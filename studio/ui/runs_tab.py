@@ -16,7 +16,6 @@ from studio.ui import header, html, live, marks, rows, run_acts, space
 from studio.ui.context import QUIET, Context, Updates, Values, model_folder
 from studio.ui.run_acts import Hands
 from studio.ui.run_view import leads_on
-from studio.ui.runs_list import Listing
 from studio.ui.sweep_view import SweepView
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -27,13 +26,12 @@ class RunsTab:
     """The tab's components."""
 
     def __init__(self, context: Context) -> None:
-        self.listing = Listing(context.store)
         with gr.Row(elem_classes="actions"):
             words = "A run goes on when this page is closed. Come back whenever you like."
             gr.HTML(html.lead("Watch it learn", words), elem_classes="lead")
             self.again = gr.Button("Start training", variant="primary", elem_id="start-runs")
         self.message = gr.HTML(elem_id="runs-message")
-        self.view = live.view(context.store, self.listing, PLOTLY)
+        self.view = live.view(context.store, PLOTLY)
         self.sweep = SweepView(judge)
         with gr.Accordion(
             "Disk, deleted runs, a run from a file", open=False, elem_id="runs-space"
@@ -70,7 +68,7 @@ class RunsTab:
         opened(lambda run_id: self._updates(context, run_id), run, self.again, **QUIET)
         self._wire_acts(context)
         self._wire_space(context)
-        self.sweep.wire(context, self.view, self.message, self.listing.forget)
+        self.sweep.wire(context, self.view, self.message)
 
     def _wire_acts(self, context: Context) -> None:
         """Every button in what the live view draws, and in the lines above and below it."""
@@ -79,7 +77,6 @@ class RunsTab:
             hands = Hands(context.store, context.settings, lambda: context.form.spec(values))
             wanted = run_acts.read(event)
             done = run_acts.perform(hands, wanted)
-            self.listing.forget()
             following = values[context.run] if done.run is None else done.run
             updates = {
                 self.message: done.message,
@@ -106,10 +103,10 @@ class RunsTab:
 
         def bring(path: str) -> Updates:
             try:
+                context.settings.check_writable()
                 run = keep.unpack(context.store, Path(path))
             except StudioError as error:
                 return {self.message: html.problem(error)}
-            self.listing.forget()
             shown = {self.space: space.shown(context.store)}
             return {**self._opened(context, run.id), **shown}
 
@@ -138,7 +135,6 @@ class RunsTab:
                 return {context.tabs: tabs, context.marks: marks.dump(found), summary: card}
             except StudioError as error:
                 return {context.tabs: gr.Tabs(selected="Runs"), self.message: html.problem(error)}
-            self.listing.forget()
             known = rows.total(context.settings, tree)
             chosen = header.chosen(context.store, tree, recipe, known)
             return {**self._opened(context, run.id), context.chosen: chosen}

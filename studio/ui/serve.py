@@ -1,6 +1,10 @@
 """Serving the page safely: this machine only, no foreign origins, nothing from outside."""
 
+import fcntl
+import os
 import socket
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import StudioError
-from studio.jobs import ensure, writing
+from studio.jobs import ensure
+from studio.runs import RunStore
 from studio.settings import Settings
+from studio.ui import header, live
+from studio.ui.polls import Polls
 from studio.ui.runs_tab import PLOTLY
 from studio.ui.theme import css, theme
 
@@ -80,9 +87,12 @@ def options(settings: Settings) -> dict[str, Any]:
     """The arguments of `launch`."""
     # A Space is shown inside the Hub's page.
     frame = "https://huggingface.co" if "*" in settings.hosts else ""
+    store = RunStore(settings.runs)
+    polls = {**live.polls(store), **header.polls(store, settings)}
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts)),
         Middleware(_Guard, runs=settings.runs.resolve(), frame=frame),
+        Middleware(Polls, functions=polls),
     ]
     return {
         "server_name": settings.host,
@@ -99,17 +109,41 @@ def options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def claim(settings: Settings) -> Settings:
+    """The settings of the one studio that may change this home, for as long as its process lives;
+    of any other, and where the home can't be written, they say why it only looks."""
+    lock = settings.home / "server.lock"
+    try:
+        settings.runs.mkdir(parents=True, exist_ok=True)
+        # Never closed: the kernel takes the lock back when this process ends.
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.write(fd, _address(settings).encode())
+    except BlockingIOError:
+        where = lock.read_text(encoding="utf-8") or "on this machine"
+        return replace(settings, looks_only=f"Another studio has this home already: {where}.")
+    except OSError as error:
+        words = f"{settings.home} can't be written: {error.strerror}."
+        return replace(settings, looks_only=words)
+    return settings
+
+
+def _address(settings: Settings) -> str:
+    shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    return f"http://{shown}:{settings.port}"
+
+
 def serve(demo: gr.Blocks, settings: Settings) -> None:
     """Serves until it is interrupted. Raises StudioError where the port is taken."""
     _check_port(settings)
-    with writing(settings.runs):
-        pass
     # What waited when the machine went down goes on now.
-    ensure(settings)
+    with suppress(StudioError):
+        ensure(settings)
     demo.launch(**options(settings), prevent_thread_lock=True)
-    shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     print(
-        f"Atelier is open at http://{shown}:{settings.port}  (Ctrl+C ends it; runs go on)",
+        f"Atelier is open at {_address(settings)}  (Ctrl+C ends it; runs go on)",
+        settings.looks_only,
         flush=True,
     )
     demo.block_thread()
@@ -122,6 +156,7 @@ def _check_port(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             raise StudioError(
-                f"Port {settings.port} can't be used: {error.strerror}.",
+                f"Port {settings.port} can't be used: {error.strerror}. "
+                f"{settings.looks_only}".strip(),
                 f"Choose another: PORT={settings.port + 1} make run",
             ) from None

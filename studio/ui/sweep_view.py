@@ -72,10 +72,8 @@ class SweepView:
             self.seen = gr.HTML(elem_id="sweep-seen")
             self.add = gr.Button("Add to the queue", elem_id="sweep-add")
 
-    def wire(
-        self, context: Context, view: gr.HTML, message: gr.HTML, added: Callable[[], None]
-    ) -> None:
-        """Says what would be made while one types, and makes it; then calls `added`."""
+    def wire(self, context: Context, view: gr.HTML, message: gr.HTML) -> None:
+        """Says what would be made while one types, and makes it."""
         mine: list[Any] = [self.first, self.values, self.second, self.values_2, self.how]
         inputs = context.fields | {*mine, context.recipe}
 
@@ -93,7 +91,6 @@ class SweepView:
                 return {self.seen: html.problems(error.problems)}
             except StudioError as error:
                 return {self.seen: html.problem(error)}
-            added()
             compare = button("Compare them", {"do": "compare", "runs": [r.id for r in runs]})
             words = f"{len(runs)} runs wait in the queue. {compare}"
             note = f"<div class='note said-line' role='status'>{words}</div>"

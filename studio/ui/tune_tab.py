@@ -96,6 +96,7 @@ class TuneTab:
 def save(settings: Settings, name: str, spec: RunSpec, in_hand: str) -> str:
     """Writes the recipe into the home; returns its name. Raises StudioError for a bad name, or
     one that would overwrite another recipe than the one in hand."""
+    settings.check_writable()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug or len(slug) > 40:
         raise StudioError("The recipe needs a name.", "Use up to 40 letters, digits and dashes.")

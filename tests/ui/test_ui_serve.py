@@ -6,6 +6,8 @@ import re
 import runpy
 import shutil
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,22 @@ from typing import Any
 import httpx
 import pytest
 
+from studio import jobs
 from studio.errors import StudioError
+from studio.runs import RunStore
 from studio.settings import PROJECT, Settings
-from studio.ui.serve import options, serve
+from studio.spec import DEFAULTS
+from studio.ui.header import polls
+from studio.ui.run_acts import Hands, perform
+from studio.ui.serve import claim, options, serve
 from tests.ui.conftest import SECRET, write
 
 
 @pytest.fixture
-def pulse(config: dict[str, Any]) -> dict[str, Any]:
-    """A request that the bar makes every two seconds."""
-    bar = next(c for c in config["components"] if c["props"].get("elem_id") == "bar")
-    return {"data": "", "component_id": bar["id"], "fn_name": "pulse", "session_hash": "test"}
+def log(config: dict[str, Any]) -> dict[str, Any]:
+    """A request that the live view makes, for the log of a run."""
+    live = next(c for c in config["components"] if c["props"].get("elem_id") == "live")
+    return {"data": {}, "component_id": live["id"], "fn_name": "log", "session_hash": "test"}
 
 
 def post(browser: httpx.Client, body: dict[str, Any], **headers: str) -> httpx.Response:
@@ -37,13 +44,13 @@ def test_the_page_answers(browser: httpx.Client) -> None:
 
 
 def test_its_own_requests_are_taken(
-    browser: httpx.Client, home: Settings, pulse: dict[str, Any]
+    browser: httpx.Client, home: Settings, log: dict[str, Any]
 ) -> None:
     here = f"http://127.0.0.1:{home.port}"
     for headers in ({}, {"Origin": here}, {"Origin": here, "Sec_Fetch_Site": "same-origin"}):
-        answer = post(browser, pulse, **headers)
+        answer = post(browser, log, **headers)
         assert answer.status_code == 200
-        assert "machine" in answer.json()
+        assert "There is no run" in answer.json()["text"]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +65,9 @@ def test_its_own_requests_are_taken(
     ids=str,
 )
 def test_what_another_sites_page_sends_is_refused(
-    browser: httpx.Client, pulse: dict[str, Any], headers: dict[str, str]
+    browser: httpx.Client, log: dict[str, Any], headers: dict[str, str]
 ) -> None:
-    assert post(browser, pulse, **headers).status_code == 403
+    assert post(browser, log, **headers).status_code == 403
     upload = browser.post(
         "/gradio_api/upload", files={"files": ("a.jsonl", b"{}")},
         headers={name.replace("_", "-"): value for name, value in headers.items()},
@@ -71,9 +78,9 @@ def test_what_another_sites_page_sends_is_refused(
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", ""]
 )
-def test_a_foreign_host_is_refused(browser: httpx.Client, pulse: dict[str, Any], host: str) -> None:
+def test_a_foreign_host_is_refused(browser: httpx.Client, log: dict[str, Any], host: str) -> None:
     assert browser.get("/", headers={"Host": host}).status_code == 400
-    assert post(browser, pulse, Host=host).status_code == 400
+    assert post(browser, log, Host=host).status_code == 400
 
 
 def test_the_browser_is_told_to_load_nothing_from_outside(browser: httpx.Client) -> None:
@@ -160,6 +167,36 @@ def test_a_port_that_is_none_is_told_in_a_sentence(
     monkeypatch.setenv("PORT", "http")
     with pytest.raises(SystemExit, match=r"^PORT=http is not"):
         runpy.run_path(str(PROJECT / "app.py"), run_name="__main__")
+
+
+def test_of_two_studios_of_one_home_the_second_only_looks(settings: Settings) -> None:
+    script = (
+        "import time\nfrom studio.settings import Settings\nfrom studio.ui.serve import claim\n"
+        "print(claim(Settings.from_env()).looks_only or 'mine', flush=True)\ntime.sleep(60)\n"
+    )
+    env = {**os.environ, "STUDIO_HOME": str(settings.home), "PORT": "7999"}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE) as first:
+        assert first.stdout and first.stdout.readline() == b"mine\n"
+        second = claim(settings)
+        assert "Another studio" in second.looks_only and ":7999" in second.looks_only
+        store = RunStore(second.runs)
+        run = store.create(DEFAULTS, "a")
+        for refused in (
+            lambda: jobs.start(store, second, DEFAULTS, "b"),
+            lambda: jobs.enqueue(store, second, DEFAULTS, "b"),
+            lambda: jobs.resume(store, second, run),
+            lambda: jobs.branch(store, second, run, 1),
+            lambda: jobs.sweep(store, second, DEFAULTS, "b", {"train.seed": [1, 2]}),
+        ):
+            with pytest.raises(StudioError, match="Another studio"):
+                refused()
+        told = perform(Hands(store, second, lambda: DEFAULTS), {"do": "delete", "run": run.id})
+        assert "Another studio" in told.message and store.list() == [run]
+        assert "Another studio" in polls(store, second)["pulse"]({})["warning"]
+        first.kill()
+    # It is free as soon as the first is gone, however it went.
+    assert claim(settings).looks_only == ""
 
 
 def test_only_this_machine_is_served_unless_asked_for(settings: Settings) -> None:

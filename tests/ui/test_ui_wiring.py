@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from typing import Any, get_args
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -98,6 +99,16 @@ class Page:
             for name, value in zip(names, answer.json()["data"], strict=True)
             if value != {"__type__": "update"}
         }
+
+    @property
+    def client(self) -> httpx.Client:
+        return self._browser
+
+    def poll(self, name: str, request: Any) -> Any:
+        """What the page asks again and again."""
+        answer = self._browser.get(f"/poll/{name}?{quote(json.dumps(request))}")
+        assert answer.status_code == 200
+        return answer.json()
 
     def call(self, element: str, function: str, data: Any) -> httpx.Response:
         """A function of the server that an element of the page may call."""
@@ -369,12 +380,29 @@ def test_the_row_moves_by_one_and_not_below_the_first(served: Page) -> None:
 
 
 def test_the_live_view_is_fed_over_the_wire(served: Page, going: Run) -> None:
-    told = served.call("live", "tick", {"run": going.id, "offset": 0}).json()
+    told = served.poll("tick", {"run": going.id, "offset": 0})
     assert [p["step"] for p in told["points"]] == [4] and told["state"]["status"] == "running"
-    listed = served.call("live", "runs_now", "").json()["runs"]
-    assert going.id in [run["id"] for run in listed]
+    assert going.id in [run["id"] for run in served.poll("runs", {})["runs"]]
     assert served.call("live", "log", {"run": going.id}).json()["text"].endswith("<b>done</b>\n")
-    assert served.call("bar", "pulse", "").json()["run"]["id"] == going.id
+    assert served.poll("pulse", {})["run"]["id"] == going.id
+    # Nothing new costs next to nothing; and what is no request is none of ours.
+    again = served.poll("tick", {"run": going.id, "offset": told["offset"]})
+    assert again["points"] == [] and len(str(again)) < 1000
+    for run in ("..", "../..", "/etc", "", 7, None):
+        assert served.poll("tick", {"run": run}) == {"gone": True}
+    for wrong in ([], 7, None, "x"):
+        assert served.poll("tick", wrong) == {"gone": True} and "runs" in served.poll("runs", wrong)
+
+
+def test_polls_are_asked_for_by_name_and_only_read(served: Page, going: Run) -> None:
+    for method, path in (("GET", "nix"), ("GET", ""), ("POST", "pulse")):
+        answer = served.client.request(method, f"/poll/{path}")
+        assert answer.status_code in (403, 404, 405), path
+    for query in ("%7B", "not%20json", "[" * 3000, "x" * 5000):
+        assert served.client.get(f"/poll/tick?{query}").status_code in (200, 404)
+    answer = served.client.get("/poll/pulse")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in answer.headers
 
 
 @pytest.mark.parametrize("run", ["..", "../..", "/etc", "nix", "", "going/../going"])

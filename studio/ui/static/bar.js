@@ -32,9 +32,11 @@ let last = null;
 async function beat() {
   if (!element.isConnected) { clearInterval(timer); return; }
   if (document.hidden) return;
-  const pulse = await server.pulse('');
+  const pulse = await ask('pulse', {});
   if (!pulse) { find('machine').textContent = 'The server does not answer; it may be restarting.'; return; }
   find('machine').textContent = pulse.machine;
+  const warning = element.querySelector('[data-part="warning"]');
+  warning.hidden = !pulse.warning; warning.textContent = pulse.warning || '';
   const run = pulse.run, button = find('run');
   button.hidden = !run;
   if (run) {

@@ -155,7 +155,7 @@ async function lay(id, on) {
   }
 }
 async function freshen(other) {
-  const got = await server.tick({ run: other.id, offset: other.offset });
+  const got = await ask('tick', { run: other.id, offset: other.offset });
   if (!got || got.gone || over[other.id] !== other) { if (got && got.gone) delete over[other.id]; return false; }
   const [p, e] = take(got.points);
   if (got.back != null) {

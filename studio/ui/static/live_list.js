@@ -9,8 +9,8 @@ const search = make('input', { type: 'search', 'data-part': 'search', placeholde
 const only = make('button', { type: 'button', class: 'act', 'aria-pressed': 'false', 'aria-label': 'Only starred runs', title: 'Only starred runs' }, '☆');
 const FEW = 4;
 
-async function runList() {
-  const got = await server.runs_now({ search: search.value, star: starred, with: followed || '' });
+async function runList(anew = 0) {
+  const got = await ask('runs', { search: search.value, star: starred, with: followed || '', anew });
   if (!got) return;
   runs = got.runs; told = got;
   if (told.total > FEW && !search.isConnected) $('find').append(search, only);

@@ -13,7 +13,7 @@ async function tick() {
   busy = true;
   const id = followed;
   try {
-    const got = await server.tick({ run: id, offset });
+    const got = await ask('tick', { run: id, offset });
     if (!got || id !== followed) return;
     if (got.gone) { followed = null; head(); await runList(); return; }
     offset = got.offset; state = { ...state, ...got.state };
@@ -59,7 +59,7 @@ function valued() {
   if (wanted.download) make('a', { href: wanted.download, download: '' }).click();
   doesKey = ''; aboutKey = '';
   if (wanted.run) follow(wanted.run);
-  head(); runList(); tick();
+  head(); runList(Date.now()); tick();
 }
 
 // Knobs of the chart, which show when it does.
