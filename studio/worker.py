@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from studio.engine.explain import explain, tell
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
+from studio.plan.machine import machine
 from studio.runs import Run, checkpoints, events, files
 from studio.runs.control import Wishes
 from studio.runs.lock import try_lock
@@ -114,7 +116,7 @@ def _train(run: Run, settings: Settings) -> int:
 
 def _train_alone(run: Run, settings: Settings) -> int:
     # Both are held until this process ends; the kernel takes them back however that happens.
-    device = settings.home / "train.lock"
+    device = _device_lock(settings)
     with try_lock(run.path / "lock", _GONE_S) as ours:
         if not ours:
             print("Another worker has this run.", file=sys.stderr)
@@ -142,6 +144,15 @@ def _train_alone(run: Run, settings: Settings) -> int:
                 train(run, settings, report)
 
         return _reported(report, work, run, settings)
+
+
+def _device_lock(settings: Settings) -> Path:
+    """The lock of the device that this worker trains on. A GPU has one for all homes of its user:
+    two runs in its memory would end both; a CPU has one in each home."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if not machine().gpus:
+        return settings.home / "train.lock"
+    return Path(tempfile.gettempdir()) / f"atelier-{os.getuid()}" / f"gpu-{gpu}.lock"
 
 
 def _begin_again(run: Run, report: Reporter) -> None:
