@@ -10,15 +10,30 @@ from studio.spec import RunSpec
 
 # Bytes a parameter: int8 has a scale a row; nf4 and fp4 a scale a block of 64, which double
 # quantization shrinks.
-_BYTES = {"none": 0.0, "int8": 1.01, "nf4": 0.5625, "fp4": 0.5625}
+_BYTES = {"none": 0.0, "int8": 1.01, "nf4": 0.5625, "fp4": 0.5625, "hqq": 0.5625, "torchao": 1.01}
 # Bytes that an optimizer keeps for a parameter that it trains, measured with what is pinned here.
 _OPTIMIZER = {
     "adamw_torch": 8.0,
     "adamw_torch_fused": 8.0,
     "adamw_bnb_8bit": 2.03,
+    "adamw_8bit": 2.03,
+    "paged_adamw_32bit": 8.0,
+    "paged_adamw_8bit": 2.03,
+    "ademamix": 12.0,
+    "ademamix_8bit": 3.05,
+    "paged_ademamix_32bit": 12.0,
+    "paged_ademamix_8bit": 3.05,
+    "lion_32bit": 4.0,
     "lion_8bit": 1.02,
+    "paged_lion_32bit": 4.0,
+    "paged_lion_8bit": 1.02,
     "adafactor": 0.008,
     "sgd": 0.0,
+    "adagrad": 4.0,
+    "rmsprop": 4.0,
+    "rmsprop_bnb": 4.0,
+    "rmsprop_bnb_8bit": 1.02,
+    "rmsprop_bnb_32bit": 4.0,
 }
 _RUNTIME = {"cpu": 0.7e9, "gpu": 1.2e9}
 _CHARACTERS_PER_TOKEN = 3.6
@@ -63,6 +78,11 @@ def steps(spec: RunSpec, train_rows: int) -> int:
     """Optimizer steps of the run, as the Trainer counts them; without packing."""
     if spec.train.max_steps > 0:
         return spec.train.max_steps
+    if spec.train.trainer == "grpo":
+        # A row is a prompt, and only whole steps of prompts are taken.
+        each = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
+        prompts = max(1, each // spec.grpo.num_generations)
+        return math.ceil(max(1, train_rows // prompts) * spec.train.num_train_epochs)
     batches = math.ceil(train_rows / spec.train.per_device_train_batch_size)
     per_epoch = max(1, math.ceil(batches / spec.train.gradient_accumulation_steps))
     return math.ceil(per_epoch * spec.train.num_train_epochs)
@@ -126,12 +146,23 @@ def plan(
         1.5 if train.activation_checkpointing else 1.0
     )
     tokens = count * batch_tokens * train.gradient_accumulation_steps
-    evaluations = (count // spec.eval.eval_steps + 1) if eval_rows else 0
+    evaluations = _evaluations(spec, count) if eval_rows else 0
     # An evaluation has no backward pass: half of the work of a trained token.
     seconds = each * (tokens + 0.5 * evaluations * eval_rows * length) + 15
     parameters = trainable(spec, summary)
     fits = memory < machine.free
     return Plan(train_rows, eval_rows, count, parameters, memory, seconds, fits)
+
+
+def _evaluations(spec: RunSpec, count: int) -> int:
+    """How often the held-back rows are measured in a run of `count` steps."""
+    evaluation = spec.eval
+    times = {
+        "no": 0,
+        "epoch": math.ceil(spec.train.num_train_epochs),
+        "steps": count // evaluation.eval_steps,
+    }[evaluation.eval_strategy]
+    return times + (evaluation.eval_on_start and evaluation.eval_strategy != "no")
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,16 @@
 """What a spec wants that this machine, or the number of its rows, does not have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
-from studio.errors import Problem
-from studio.plan.able import model_problems
+from studio.errors import Problem, SpecError
+from studio.plan.able import attention_refusal, model_problems, refusal
 from studio.plan.extras import REPORTERS
 from studio.plan.machine import Machine
-from studio.spec import RunSpec
+from studio.spec import SECTIONS, RunSpec, parse
+
+Refused = dict[str, dict[str, str]]
 
 
 def problems(
@@ -33,6 +35,46 @@ def problems(
     if held == 0:
         found += _unmeasured(spec)
     return found
+
+
+def judged(tree: Mapping[str, Any], machine: Machine) -> list[Problem]:
+    """Everything that is wrong with what the tree says: the spec's own problems, and what this
+    machine has not; one a field."""
+    try:
+        return problems(parse(tree), machine)
+    except SpecError as error:
+        found = error.problems
+    bad = {p.field for p in found}
+    held = {s: h for s, h in tree.items() if s not in bad and isinstance(h, Mapping)}
+    kept = {s: {n: v for n, v in h.items() if f"{s}.{n}" not in bad} for s, h in held.items()}
+    try:
+        more = problems(parse(kept), machine)
+    except SpecError:
+        # What is left out to be judged at its default may not go with the rest.
+        more = []
+    return [*found, *(p for p in more if p.field not in bad)]
+
+
+def refused(machine: Machine) -> Refused:
+    """The choices that this machine can't honour, by field, each with the reason."""
+    optimizers = get_args(SECTIONS["train"].model_fields["optim"].annotation)
+    found: Refused = {
+        "train.optim": {
+            name: "needs a GPU" for name in optimizers if "paged" in name and not machine.gpus
+        },
+        "train.report_to": {
+            name: extra.install for name, extra in REPORTERS.items() if not extra.here
+        },
+        "model.quantization": {
+            kind: refusal(kind)
+            for kind in get_args(SECTIONS["model"].model_fields["quantization"].annotation)
+        },
+        "model.attn_implementation": {
+            kind: attention_refusal(kind, machine)
+            for kind in get_args(SECTIONS["model"].model_fields["attn_implementation"].annotation)
+        },
+    }
+    return {key: {c: why for c, why in held.items() if why} for key, held in found.items()}
 
 
 def _optimizer(spec: RunSpec, machine: Machine) -> Iterator[Problem]:

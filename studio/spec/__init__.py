@@ -39,7 +39,7 @@ from studio.spec.recipe import (
     with_overrides,
     with_values,
 )
-from studio.spec.train import NEXT_TOKEN, PAIRED, TrainSection
+from studio.spec.train import NEXT_TOKEN, PAIRED, TRAINERS, TrainSection
 from studio.spec.trainers import CptSection, DpoSection, KtoSection, OrpoSection, RewardSection
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "SECTIONS",
     "SHARE",
     "SLICE",
+    "TRAINERS",
     "AdapterSection",
     "CptSection",
     "DataSection",

@@ -55,7 +55,7 @@ Schedulers = Literal[
     "reduce_lr_on_plateau",
     "greedy",
 ]
-_BETAS = tuple(o for o in get_args(Optimizers) if re.search("adam|lion", o) or o == "ademamix")
+_BETAS = tuple(o for o in get_args(Optimizers) if re.search("adam|adema|lion", o))
 _EPSILON = tuple(o for o in _BETAS if "lion" not in o)
 # The others keep their rate from the first step on, or find it themselves.
 WARMED = tuple(

@@ -4,7 +4,7 @@ A new option is one entry here: the form, the recipe, the command line and the d
 from it. Names are those of transformers, trl, peft and bitsandbytes, so that what one knows from
 there holds here."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from studio.spec.field import option
 from studio.spec.optimizer import OptimizerFields
@@ -14,6 +14,7 @@ _TRAINER = f"{_HF}/transformers/main_classes/trainer"
 _REPORT = f"{_HF}/transformers/main_classes/callback"
 
 Trainers = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo"]
+TRAINERS: tuple[str, ...] = get_args(Trainers)
 # Those that learn every token as the next one, and so may pack rows.
 NEXT_TOKEN = ("sft", "cpt")
 PAIRED = ("dpo", "orpo", "reward")

@@ -4,11 +4,14 @@ What a tab shows and does is in the tab's own file; here they are put together, 
 wired to what follows from it.
 """
 
+import json
 from typing import Any
 
 import gradio as gr
 
 from studio import spec
+from studio.plan.machine import machine
+from studio.plan.possible import refused
 from studio.runs import RunStore
 from studio.settings import Settings
 from studio.ui import header, marks, model_tab, rows, tune_tab
@@ -35,9 +38,11 @@ def build(settings: Settings) -> gr.Blocks:
             bar = header.bar()
             chosen = gr.HTML(elem_id="chosen")
         recipe, run, opened = gr.State(MAIN), gr.State(""), gr.State(TABS[0])
-        mark = marks.component()
+        missing = refused(machine())
+        mark = marks.component(missing)
         with gr.Tabs(elem_id="tabs") as tabs:
-            context = Context(settings, store, Form(start), recipe, run, tabs, chosen, mark, opened)
+            form = Form(start, missing)
+            context = Context(settings, store, form, recipe, run, tabs, chosen, mark, opened)
             context.tab |= {n: gr.Tab(n, id=n, elem_id=f"tab-{n.lower()}") for n in TABS}
             with context.tab["Model"]:
                 model = ModelTab(context)
@@ -71,6 +76,17 @@ def _lead_on(context: Context, buttons: dict[str, gr.Button]) -> None:
     """Each button opens the tab of its name."""
     for tab, button in buttons.items():
         button.click(_opener(tab), None, context.tabs, **QUIET)
+
+
+def mending(event: Any, form: Form) -> dict[str, Any]:
+    """The values that the button of a problem sets, by field. They come from the browser, so they
+    can do what typing can, and no more."""
+    try:
+        changes = json.loads(str(event.mend))
+    except (AttributeError, ValueError):
+        return {}
+    held = changes.items() if isinstance(changes, dict) else ()
+    return {key: value for key, value in held if key in form.components}
 
 
 def _opener(tab: str) -> Any:
@@ -119,7 +135,9 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         }
 
     def way_back(values: Values, event: gr.EventData) -> Any:
-        key = str(event.field).removeprefix("f-").replace("-", ".", 1)
+        if mended := mending(event, form):
+            return form.set(mended)
+        key = str(getattr(event, "field", "")).removeprefix("f-").replace("-", ".", 1)
         known = key in form.components
         return form.reset(key, context.base(values[recipe])) if known else gr.skip()
 

@@ -12,7 +12,10 @@ from annotated_types import Ge, Le
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from studio.errors import SpecError
+from studio.errors import Problem
+from studio.plan.extras import REPORTERS
+from studio.plan.machine import machine
+from studio.plan.possible import Refused, judged
 from studio.spec import DEFAULTS, Meta, RunSpec, fields, meta_of, parse, plain, show, used
 
 Tree = dict[str, dict[str, Any]]
@@ -37,6 +40,16 @@ _CHOICE_LABELS = {
         "kto": "KTO (answer and label)",
     },
     "chat_template": {"model": "the model's own", "custom": "my own, written below"},
+    "trainer": {
+        "sft": "sft: supervised fine-tuning on answers",
+        "cpt": "cpt: continued pre-training on text",
+        "dpo": "dpo: which of two answers is better",
+        "kto": "kto: answers marked good or bad",
+        "orpo": "orpo: learn the better of two answers",
+        "reward": "reward: a model that scores answers",
+        "grpo": "grpo: try answers and reward them",
+    },
+    "report_to": {name: extra.label for name, extra in REPORTERS.items()},
     "train_on": {
         "assistant": "all answers",
         "last": "only the last turn",
@@ -50,8 +63,10 @@ class Form:
     """All fields of the spec as components, by key ("train.learning_rate"). The tabs call `basic`
     and `advanced` at the place where the fields belong."""
 
-    def __init__(self, start: RunSpec) -> None:
+    def __init__(self, start: RunSpec, refused: Refused | None = None) -> None:
+        """`refused` are choices that can't be had here, by field, with the reason."""
         self.start = start
+        self.refused = refused or {}
         self.components: dict[str, Any] = {}
         self._fields = {f"{s}.{n}": (info, meta) for s, n, info, meta in fields()}
 
@@ -110,7 +125,8 @@ class Form:
         if meta.widget in LISTS:
             # Held as JSON; the tab shows it as a list, in the field's own place.
             common |= {"elem_id": f"v{field_id(key)[1:]}", "visible": "hidden"}
-        component = _component(name, info, meta, {**common, **overrides})
+        refused = self.refused.get(key, {})
+        component = _component(name, info, meta, {**common, **overrides}, refused)
         self.components[key] = component
         return component
 
@@ -155,12 +171,7 @@ class Form:
     def marks(self, tree: Tree, base: RunSpec) -> dict[str, dict[str, str]]:
         """For each field that differs from `base`, is wrong or has no effect now (`unused`): what
         the page writes beside it, or that it hides it."""
-        problems: dict[str, str] = {}
-        try:
-            parse(tree)
-        except SpecError as error:
-            for problem in error.problems:
-                problems[problem.field] = f"{problem.message} {problem.hint}".strip()
+        problems = {problem.field: problem for problem in judged(tree, machine())}
         marks: dict[str, dict[str, str]] = {}
         for key in self.components:
             section, name = key.split(".")
@@ -169,12 +180,28 @@ class Form:
             if not used(key, tree):
                 mark["unused"] = "1"
             if key in problems:
-                mark["problem"] = problems[key]
+                mark |= problem_mark(problems[key])
             if not _same(tree.get(section, {}).get(name), original):
                 mark["changed"] = _words(original)
             if mark:
                 marks[key] = mark
         return marks
+
+
+def problem_mark(problem: Problem) -> dict[str, str]:
+    """What the page writes beside a field that is wrong: what to do, and the button that does it,
+    where there is one."""
+    mark = {"problem": f"{problem.message} {problem.hint}".strip()}
+    if problem.changes:
+        mark |= {"mend": json.dumps(problem.changes), "does": mending(problem)}
+    return mark
+
+
+def mending(problem: Problem) -> str:
+    """What the button of a problem says: the first of its changes."""
+    key, value = next(iter(problem.changes.items()))
+    words = ", ".join(f"{k} = {v}" for k, v in value.items()) if isinstance(value, dict) else ""
+    return f"Set {key.partition('.')[2]} to {words or show(value) or 'nothing'}"
 
 
 def _words(original: Any) -> str:
@@ -291,11 +318,21 @@ def _bounds(info: FieldInfo) -> dict[str, Any]:
     return bounds
 
 
-def _component(name: str, info: FieldInfo, meta: Meta, common: dict[str, Any]) -> Component:
+def _component(
+    name: str, info: FieldInfo, meta: Meta, common: dict[str, Any], refused: Mapping[str, str]
+) -> Component:
+    labels = _CHOICE_LABELS.get(name, {})
+
+    def said(choice: str) -> tuple[str, str]:
+        words = labels.get(choice, choice)
+        return (f"{words} (not here: {refused[choice]})" if choice in refused else words), choice
+
+    if meta.widget == "many":
+        (item,) = get_args(info.annotation)
+        return gr.CheckboxGroup([said(c) for c in get_args(item)], **common)
     choices = _literals(info)
     if choices is not None:
-        labels = _CHOICE_LABELS.get(name, {})
-        pairs = common.pop("choices", None) or [(labels.get(c, c), c) for c in choices]
+        pairs = common.pop("choices", None) or [said(c) for c in choices]
         return (
             gr.Radio(pairs, **common)
             if meta.widget == "radio"

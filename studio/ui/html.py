@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -37,13 +37,22 @@ def _alert(inner: str) -> str:
     return f"<div class='note problem' role='alert'>{inner}</div>"
 
 
-def problems(found: Sequence[Problem]) -> str:
-    """Everything that is wrong with the form, each with its field."""
+def problems(found: Sequence[Problem], does: Callable[[Problem], str] | None = None) -> str:
+    """Everything that is wrong with the form, each with its field; and, where `does` says what it
+    does, the button that mends it."""
     items = "".join(
-        f"<li><b>{escape(p.field)}</b> {escape(p.message)} {escape(p.hint)}</li>" for p in found
+        f"<li><b>{escape(p.field)}</b> {escape(p.message)} {escape(p.hint)}"
+        f"{_mend(p, does(p)) if does and p.changes else ''}</li>"
+        for p in found
     )
     these = "this" if len(found) == 1 else "these"
     return _alert(f"<b>Mend {these} first:</b><ul>{items}</ul>")
+
+
+def _mend(problem: Problem, words: str) -> str:
+    """The page's marks do what such a button says."""
+    changes = escape(json.dumps(problem.changes), quote=True)
+    return f" <button type='button' class='act' data-mend='{changes}'>{escape(words)}</button>"
 
 
 def ticked(text: str) -> str:

@@ -4,13 +4,15 @@ import json
 
 import gradio as gr
 
+from studio.plan.possible import Refused
 from studio.spec import fields
 from studio.ui.context import script
 from studio.ui.form import field_id
 
 
-def component() -> gr.HTML:
-    """Takes `dump`'s JSON as its value; `select` tells whose way back was pressed."""
+def component(refused: Refused) -> gr.HTML:
+    """Takes `dump`'s JSON as its value; `select` tells whose way back was pressed (`field`), or
+    what is to be changed to mend a problem (`mend`, JSON). `refused` is greyed out."""
     groups: dict[str, list[str]] = {}
     links = {}
     for section, name, _info, meta in fields():
@@ -24,6 +26,7 @@ def component() -> gr.HTML:
         js_on_load=script("marks.js"),
         groups=json.dumps(groups),
         links=json.dumps(links),
+        refused=json.dumps({field_id(key): why for key, why in refused.items()}),
         elem_id="marks",
         elem_classes="hidden-part",
     )

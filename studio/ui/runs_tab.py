@@ -8,12 +8,16 @@ import plotly
 
 from studio import jobs
 from studio.errors import Problem, SpecError, StudioError
+from studio.plan import possible
+from studio.plan.estimate import steps
+from studio.plan.machine import machine
 from studio.plan.model import summarize
 from studio.runs import keep
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import header, html, live, marks, rows, run_acts, space
 from studio.ui.context import QUIET, Context, Updates, Values, model_folder
+from studio.ui.form import mending, problem_mark
 from studio.ui.run_acts import Hands
 from studio.ui.run_view import leads_on
 from studio.ui.sweep_view import SweepView
@@ -127,9 +131,8 @@ class RunsTab:
             except SpecError as error:
                 found = form.marks(tree, context.base(recipe))
                 for problem in error.problems:
-                    words = f"{problem.message} {problem.hint}".strip()
-                    found.setdefault(problem.field, {})["problem"] = words
-                card = html.card("Before it can start", html.problems(error.problems))
+                    found.setdefault(problem.field, {}).update(problem_mark(problem))
+                card = html.card("Before it can start", html.problems(error.problems, mending))
                 about_data = all(p.field.startswith("data.") for p in error.problems)
                 tabs = gr.Tabs(selected="Data" if about_data else "Tune")
                 return {context.tabs: tabs, context.marks: marks.dump(found), summary: card}
@@ -172,15 +175,20 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
 
     Raises SpecError with every problem.
     """
-    problems = []
+    counts = None
+    found = []
     try:
+        counts = rows.counts(settings, wanted)
         rows.judge(settings, wanted)
     except StudioError as error:
-        problems.append(Problem("data.path", error.message, error.hint))
+        found.append(Problem("data.path", error.message, error.hint))
     try:
         model_folder(settings, wanted)
         summarize(wanted.model.name_or_path, settings)
     except StudioError as error:
-        problems.append(Problem("model.name_or_path", error.message, error.hint))
-    if problems:
-        raise SpecError(problems)
+        found.append(Problem("model.name_or_path", error.message, error.hint))
+    held = counts.validation if counts else None
+    count = steps(wanted, counts.train) if counts else None
+    found += possible.problems(wanted, machine(), count, held)
+    if found:
+        raise SpecError(found)

@@ -10,12 +10,13 @@ from studio.errors import SpecError, StudioError
 from studio.plan.estimate import Plan, duration, plan
 from studio.plan.machine import gb, machine
 from studio.plan.model import summarize
+from studio.plan.possible import judged, problems
 from studio.runs import RunStore, files
 from studio.settings import Settings
-from studio.spec import METHODS, SECTIONS, RunSpec, show
+from studio.spec import METHODS, SECTIONS, TRAINERS, RunSpec, show
 from studio.ui import html, rows
 from studio.ui.context import MAIN, QUIET, Context, Updates, Values, model_folder, recipes
-from studio.ui.form import Tree
+from studio.ui.form import Tree, mending
 
 _SAMPLE = 200
 
@@ -44,6 +45,7 @@ class TuneTab:
                     elem_id="recipe",
                     info="Settings that go together. Loading one sets every field.",
                 )
+                context.form.make("train.trainer")
                 with gr.Row():
                     context.form.basic("adapter")
                 with gr.Row():
@@ -52,8 +54,8 @@ class TuneTab:
                 with gr.Row():
                     context.form.make("train.per_device_train_batch_size")
                     context.form.make("train.max_length")
-                own = [name for name in METHODS if name in SECTIONS]
-                context.form.advanced("adapter", *own, "train", "dpo", "kto", "eval")
+                own = [name for name in (*METHODS, *TRAINERS) if name in SECTIONS]
+                context.form.advanced("adapter", *own, "train", "eval")
                 with gr.Accordion("Save as a recipe", open=False, elem_id="save-recipe"):
                     self.name = gr.Textbox(
                         label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name"
@@ -149,11 +151,14 @@ def _learned(store: RunStore, spec: RunSpec) -> float | None:
 
 def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
     """What the run will do, or everything that must be mended first."""
+    found = judged(tree, machine())
+    if found:
+        return html.card("Before it can start", html.problems(found, mending))
     try:
         spec = specs.parse(tree)
         what = _what(settings, store, spec)
     except SpecError as error:
-        return html.card("Before it can start", html.problems(error.problems))
+        return html.card("Before it can start", html.problems(error.problems, mending))
     except StudioError as error:
         return html.card("Before it can start", html.problem(error))
     about = recipes(settings).get(recipe)
@@ -170,6 +175,8 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     if found is None:
         return "<p>The rows are read when the run starts; then its steps are counted.</p>"
     here = machine()
+    if wrong := problems(spec, here, found.steps, found.eval_rows):
+        raise SpecError(wrong)
     learned = _learned(store, spec)
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
     guess = "from your earlier runs" if learned else "a first guess, until a run was measured"

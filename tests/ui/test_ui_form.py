@@ -1,74 +1,19 @@
 """The form: what is in a box is what the spec gets, and what differs or is wrong is marked."""
 
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 import pytest
 from pydantic.fields import FieldInfo
 
-from studio.errors import SpecError
-from studio.spec import DEFAULTS, Meta, RunSpec, diff, fields, parse, show, tree
+from studio.spec import DEFAULTS, SECTIONS, Meta, RunSpec, diff, fields, parse, show, tree
 from studio.ui.form import LISTS, Form, Tree, field_id
+from tests.alternatives import pairs
 
 FIELDS = [
     pytest.param(f"{section}.{name}", info, meta, id=f"{section}.{name}")
     for section, name, info, meta in fields()
 ]
-# A value that is not the default, for what a field may hold.
-OTHERS: dict[str, list[Any]] = {
-    "model.name_or_path": ["owner/name", "C:/a b"],
-    "model.revision": ["main", "0123456"],
-    "data.path": ["a.jsonl"],
-    "data.name": ["default"],
-    "data.split": ["train[:10%]"],
-    "data.revision": ["v1"],
-    "data.encoding": ["utf-16", "windows-1252"],
-    "data.also": [[{"path": "b.csv", "weight": 2.0}, {"path": "o/n", "split": "train[:10%]"}]],
-    "data.columns": [{"prompt": "frage"}, {"prompt": "a", "completion": "b c"}],
-    "data.prompt_template": ["[INST] {{ a }}\n{{ \"b\" }} # y", " a \n"],
-    "data.completion_template": ["{{ b }}"],
-    "data.chat_template_jinja": ["{{ messages[0] }}\n"],
-    "data.steps": [[{"do": "shuffle", "seed": 1}, {"do": "filter", "column": "a, b = \"c\""}]],
-    "data.validation": ["200", "[80%:90%]", "held.jsonl"],
-    "data.test": ["5%"],
-    "data.accepted": [["cut"], ["cut", "leaked"]],
-    "adapter.target_modules": [["q_proj"], ["q_proj", "my_own"]],
-    "train.learning_rate": [1e-7, 2.5e-5, 1.23456789e-4, 1e-3, 0.01, 0.3, 1.0],
-    "train.neftune_noise_alpha": [5.0, 0.5],
-    "generate.system_prompt": ["You are kind."],
-}  # fmt: skip
-# What a field can't be changed without.
-WITH: dict[str, dict[str, Any]] = {
-    "data.completion_template": {"prompt_template": "x"},
-    "data.chat_template_jinja": {"chat_template": "custom"},
-}
-
-
-def spec_with(key: str, value: Any, default: Any) -> RunSpec:
-    """The defaults but for this field, and what it can't be changed without."""
-    section, name = key.split(".")
-    return parse({section: {name: value, **(WITH.get(key, {}) if value != default else {})}})
-
-
-def values_of(key: str, info: FieldInfo) -> list[Any]:
-    """The default and other values that the field accepts."""
-    others = OTHERS.get(key)
-    if others is None:
-        others = [c for c in get_args(info.annotation) if isinstance(c, str)]
-        if isinstance(info.default, bool):
-            others = [True, False]
-        elif isinstance(info.default, int | float):
-            others = [info.default + n for n in (-0.25, 0.25, 1, 25)]
-    section, name = key.split(".")
-    accepted = [info.default]
-    for value in others:
-        try:
-            spec = spec_with(key, value, info.default)
-        except SpecError:
-            continue
-        accepted.append(getattr(getattr(spec, section), name))
-    assert any(a != info.default for a in accepted), "no second value to try"
-    return accepted
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +24,15 @@ def form() -> Form:
         for _section, name, _info, meta in fields():
             if meta.basic:
                 made.make(f"{_section}.{name}")
-        made.advanced("model", "data", "adapter", "train", "dpo", "kto", "eval", "generate")
+        made.advanced(*SECTIONS)
     return made
+
+
+def marked(form: Form, tree: Tree, base: RunSpec) -> dict[str, dict[str, str]]:
+    """The marks, but for those of fields that are merely not used."""
+    marks = form.marks(tree, base)
+    kept = {key: {k: v for k, v in mark.items() if k != "unused"} for key, mark in marks.items()}
+    return {key: mark for key, mark in kept.items() if mark}
 
 
 def tree_of(spec: RunSpec) -> Tree:
@@ -92,8 +44,9 @@ def test_a_value_comes_back_from_its_box_unchanged(
     form: Form, key: str, info: FieldInfo, meta: Meta
 ) -> None:
     component = form.components[key]
-    for value in values_of(key, info):
-        wanted = spec_with(key, value, info.default)
+    tried = list(pairs(key))
+    assert tried, "no second value to try"
+    for wanted in (spec for pair in tried for spec in pair):
         boxes = form.fill(diff(wanted))
         shown = component.postprocess(boxes[component])
         sent = shown.root if hasattr(shown, "root") else shown
@@ -146,14 +99,14 @@ def test_an_emptied_box_means_none_where_there_is_a_none(form: Form) -> None:
 
 def test_nothing_is_marked_where_nothing_differs(form: Form) -> None:
     filled = form.fill(tree_of(DEFAULTS))
-    assert form.marks(form.tree(filled), DEFAULTS) == {}
+    assert marked(form, form.tree(filled), DEFAULTS) == {}
     base = parse(
         {
             "train": {"learning_rate": 1e-3, "packing": True},
             "data": {"steps": [{"do": "take", "rows": 5}]},
         }
     )
-    assert form.marks(form.tree(form.fill(tree_of(base))), base) == {}
+    assert marked(form, form.tree(form.fill(tree_of(base))), base) == {}
 
 
 def test_a_changed_field_is_marked_with_the_way_back(form: Form) -> None:
@@ -166,7 +119,7 @@ def test_a_changed_field_is_marked_with_the_way_back(form: Form) -> None:
         "data.steps": '[{"do": "shuffle"}]',
     }  # fmt: skip
     filled.update({form.components[key]: value for key, value in changes.items()})
-    assert form.marks(form.tree(filled), base) == {
+    assert marked(form, form.tree(filled), base) == {
         "train.learning_rate": {"changed": "1e-3"},
         "train.packing": {"changed": "off"},
         "data.validation": {"changed": "10%"},
@@ -184,9 +137,9 @@ def test_the_same_number_written_otherwise_is_not_a_change(form: Form) -> None:
     filled = form.fill(tree_of(DEFAULTS))
     for written in ("0.0002", "2e-4", " 2E-4 ", "2.0e-04"):
         filled[form.components["train.learning_rate"]] = written
-        assert form.marks(form.tree(filled), DEFAULTS) == {}
+        assert marked(form, form.tree(filled), DEFAULTS) == {}
     filled[form.components["adapter.r"]] = 16.0
-    assert form.marks(form.tree(filled), DEFAULTS) == {}
+    assert marked(form, form.tree(filled), DEFAULTS) == {}
 
 
 def test_every_wrong_field_is_marked_at_once(form: Form) -> None:
@@ -197,7 +150,7 @@ def test_every_wrong_field_is_marked_at_once(form: Form) -> None:
         "train.max_steps": 0, "data.steps": "[{", "data.columns": "prompt = ",
     }  # fmt: skip
     filled.update({form.components[key]: value for key, value in wrong.items()})
-    marks = form.marks(form.tree(filled), DEFAULTS)
+    marks = marked(form, form.tree(filled), DEFAULTS)
     assert set(marks) == set(wrong)
     assert all(mark["problem"] and "changed" in mark for mark in marks.values())
 

@@ -2,6 +2,37 @@
 // closed group: how many of its fields differ. The server says which; this only writes it down.
 const links = JSON.parse(props.links || '{}');
 const groups = JSON.parse(props.groups || '{}');
+const refused = JSON.parse(props.refused || '{}');
+// What is wrong may come with a button that mends it.
+function mend(field, mark) {
+  let button = field.querySelector(':scope > .mend');
+  if (!mark.mend) { if (button) button.remove(); return; }
+  if (!button) {
+    button = document.createElement('button');
+    button.type = 'button'; button.className = 'act mend';
+    field.appendChild(button);
+  }
+  if (button.textContent !== mark.does) button.textContent = mark.does;
+  button.dataset.mend = mark.mend;
+}
+// What can't be chosen here looks like it; its label says why.
+function refuse(field) {
+  const why = refused[field.id];
+  if (!why) return;
+  field.querySelectorAll('input[type="checkbox"], input[type="radio"]').forEach((input) => {
+    const reason = why[input.value] || why[input.name];
+    if (reason && !input.checked && !input.disabled) {
+      input.disabled = true;
+      input.closest('label').classList.add('refused');
+    }
+  });
+}
+function pressed(event) {
+  if (!element.isConnected) { document.removeEventListener('click', pressed); return; }
+  const button = event.target.closest && event.target.closest('button[data-mend]');
+  if (button) trigger('select', { mend: button.dataset.mend });
+}
+document.addEventListener('click', pressed);
 function write() {
   let marks;
   try { marks = JSON.parse(props.value || '{}'); } catch (e) { return; }
@@ -10,6 +41,8 @@ function write() {
     if (field.dataset.problem !== mark.problem) {
       if (mark.problem) field.dataset.problem = mark.problem; else delete field.dataset.problem;
     }
+    mend(field, mark);
+    refuse(field);
     const unused = Boolean(mark.unused);
     if (field.classList.contains('unused') !== unused) field.classList.toggle('unused', unused);
     const help = field.querySelector('.info-text, [data-testid="block-info"] + div');
