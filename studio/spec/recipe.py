@@ -296,7 +296,8 @@ def _value(section: str, name: str, text: str) -> Any:
     wanted = {info.annotation, *get_args(info.annotation)} if info else set()
     if not text:
         return None if NoneType in wanted else ""
-    if str in wanted and text[0] not in "'\"" and text not in ("null", "~"):
+    # One of a field's own words is that word, also where YAML would read it as true or false.
+    if text in wanted or (str in wanted and text[0] not in "'\"" and text not in ("null", "~")):
         return text
     try:
         return yaml.safe_load(text)

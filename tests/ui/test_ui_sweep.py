@@ -59,18 +59,21 @@ def test_the_same_field_twice_and_none_at_all() -> None:
 
 
 def test_values_that_are_wrong_only_together_are_named() -> None:
-    typed = [("model.quantization", "none, fp4"), ("adapter.use_dora", "true")]
+    typed = [("train.trainer", "sft, dpo"), ("train.packing", "true")]
     with pytest.raises(SpecError):
-        with_overrides(DEFAULTS, ["model.quantization=fp4", "adapter.use_dora=true"])
+        with_overrides(DEFAULTS, ["train.trainer=dpo", "train.packing=true"])
     sweep = read(DEFAULTS, typed, paired=False)
-    assert [value for value, _why in sweep.wrong] == ["fp4, on"]
+    assert [value for value, _why in sweep.wrong] == ["dpo, on"]
     # With the form as it is, one of them is wrong, and the other field mends it.
-    dora = with_overrides(DEFAULTS, ["adapter.use_dora=true"])
-    mended = read(
-        dora, [("model.quantization", "fp4"), ("adapter.use_dora", "false")], paired=False
-    )
-    assert len(mended.sets()) == 1
-    assert "DoRA" in shown(read(dora, [("model.quantization", "none, fp4")], paired=False))
+    packed = with_overrides(DEFAULTS, ["train.packing=true"])
+    typed = [("train.trainer", "dpo"), ("train.packing", "false")]
+    assert len(read(packed, typed, paired=False).sets()) == 1
+    assert "packed" in shown(read(packed, [("train.trainer", "sft, dpo")], paired=False))
+
+
+def test_a_fields_own_words_are_taken_as_they_are() -> None:
+    sweep = read(DEFAULTS, [("eval.eval_strategy", "no, epoch")], paired=False)
+    assert sweep.values == {"eval.eval_strategy": ["no", "epoch"]} and sweep.wrong == []
 
 
 def test_too_many_are_refused_before_they_are_made() -> None:
