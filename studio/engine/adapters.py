@@ -109,6 +109,13 @@ def _layers(spec: RunSpec, model: Any) -> dict[str, Any]:
     }
     targets: Any = section.target_modules
     names = linear_names(model)
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    above = [n for n in held.get("layers_to_transform") or () if layers and n >= layers]
+    if above:
+        raise StudioError(
+            f"The model has no layer {above[0]}, which layers_to_transform names.",
+            f"Its {layers} layers are counted from 0.",
+        )
     if targets != "all-linear":
         _present("target_modules", targets, model, names)
     elif held.get("layers_to_transform") or method == "ia3":

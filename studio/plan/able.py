@@ -7,7 +7,7 @@ from typing import Any
 
 from studio.errors import Problem
 from studio.plan.machine import Machine
-from studio.spec import ModelSection, RunSpec
+from studio.spec import ModelSection, RunSpec, used
 
 # Ways in which a checkpoint may be quantized already, and peft trains an adapter on it: the module
 # that unpacks it.
@@ -94,6 +94,19 @@ def model_problems(
             {"model.quantization": "nf4"},
         )
     yield from _stored(section, spec.adapter.method, quantized_as(config))
+    layers = (config or {}).get("num_hidden_layers")
+    above = [n for n in spec.adapter.layers_to_transform if isinstance(layers, int) and n >= layers]
+    if above and used("adapter.layers_to_transform", {"adapter": {"method": spec.adapter.method}}):
+        yield Problem(
+            "adapter.layers_to_transform",
+            f"the model has no layer {above[0]}: its {layers} are counted from 0.",
+            "Leave it out.",
+            {
+                "adapter.layers_to_transform": [
+                    n for n in spec.adapter.layers_to_transform if n not in above
+                ]
+            },
+        )
 
 
 def _stored(section: ModelSection, method: str, stored: str | None) -> Iterator[Problem]:

@@ -29,6 +29,13 @@ def check_adapter(spec: "RunSpec") -> Iterator[Problem]:
             yield from _adalora(spec)
         case "none":
             yield from _full(spec)
+        case "lokr" if spec.lokr.decompose_factor == 0:
+            yield Problem(
+                "lokr.decompose_factor",
+                "is 0, and no layer can be split by that.",
+                "Use -1, or a size of 1 or more.",
+                {"lokr.decompose_factor": -1},
+            )
     if spec.adapter.method in PROMPTS:
         yield from _prompt(spec)
 
@@ -78,11 +85,11 @@ def _quantized(spec: "RunSpec") -> Iterator[Problem]:
         )
     if adapter.method != "lora":
         return
-    if adapter.use_dora and kind in ("int8", "fp4"):
+    if adapter.use_dora and kind not in _FOUR_BITS:
         yield Problem(
             "adapter.use_dora",
-            f"DoRA is not trained on {kind} weights.",
-            "Use nf4 or no quantization, or turn DoRA off.",
+            f"DoRA needs the size of each weight, which peft can't read from {kind} ones.",
+            "Use nf4, fp4 or no quantization, or turn DoRA off.",
             {"adapter.use_dora": False},
         )
     if adapter.init_lora_weights in _FROM_THE_WEIGHTS:
@@ -90,6 +97,14 @@ def _quantized(spec: "RunSpec") -> Iterator[Problem]:
             "adapter.init_lora_weights",
             f"{adapter.init_lora_weights} takes a part of the weights out of the base, which "
             f"{kind} ones can't give back exactly.",
+            "Use default or gaussian, or no quantization.",
+            {"adapter.init_lora_weights": "default"},
+        )
+    if adapter.init_lora_weights == "orthogonal":
+        yield Problem(
+            "adapter.init_lora_weights",
+            f"orthogonal makes the adapter in the numbers of the weights, and {kind} ones are "
+            "rounded.",
             "Use default or gaussian, or no quantization.",
             {"adapter.init_lora_weights": "default"},
         )
@@ -135,6 +150,15 @@ def _layers(spec: "RunSpec") -> Iterator[Problem]:
 
 def _lora(spec: "RunSpec") -> Iterator[Problem]:
     adapter = spec.adapter
+    ranks = [adapter.r, *adapter.rank_pattern.values()]
+    odd = next((rank for rank in ranks if rank % 2), None)
+    if adapter.init_lora_weights == "orthogonal" and odd is not None:
+        yield Problem(
+            "adapter.r" if adapter.r % 2 else "adapter.rank_pattern",
+            f"{odd} is odd, and orthogonal needs an even rank.",
+            f"Use {odd + 1}.",
+            {"adapter.r": odd + 1} if adapter.r % 2 else {},
+        )
     starts_from_weights = adapter.init_lora_weights in _FROM_THE_WEIGHTS
     if starts_from_weights and adapter.use_dora:
         yield Problem(

@@ -23,22 +23,34 @@ Act = Mapping[str, Any]
 _LISTED = ("data.steps", "data.also")
 
 
-def component() -> gr.HTML:
-    """`select` brings the act of the button that was pressed, as JSON, in `event.act`."""
+def component(attribute: str = "act") -> gr.HTML:
+    """`select` brings the act of the button that was pressed, as JSON, in `event.act`. It hears
+    buttons of its own `attribute` only, since each tab's is there from when the tab was opened."""
     return gr.HTML(
         html_template="<i></i>",
         js_on_load=script("acts.js"),
-        elem_id="acts",
+        attribute=attribute,
+        elem_id="acts" if attribute == "act" else f"acts-{attribute}",
         elem_classes="hidden-part",
     )
 
 
-def button(words: str, act: Act, *, kind: str = "", label: str = "") -> str:
-    """A button that does `act`; `label` is what a screen reader says for a sign."""
+def button(
+    words: str,
+    act: Act,
+    *,
+    kind: str = "",
+    label: str = "",
+    attribute: str = "act",
+    pressed: bool | None = None,
+) -> str:
+    """A button that does `act`; `label` is what a screen reader says for a sign, `pressed` whether
+    one that stays down is down."""
     name = f" aria-label='{escape(label, quote=True)}' title='{escape(label, quote=True)}'"
+    down = "" if pressed is None else f" aria-pressed='{str(pressed).lower()}'"
     return (
-        f"<button type='button' class='act {kind}'{name if label else ''} "
-        f"data-act='{escape(json.dumps(act), quote=True)}'>{escape(words)}</button>"
+        f"<button type='button' class='act {kind}'{name if label else ''}{down} "
+        f"data-{attribute}='{escape(json.dumps(act), quote=True)}'>{escape(words)}</button>"
     )
 
 
