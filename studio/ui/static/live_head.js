@@ -16,6 +16,8 @@ const PRIMARY = ['talk', 'resume', 'enqueue', 'first'];
 
 async function learn() {
   const id = followed, got = await server.about({ run: id });
+  // Not answered: asked again with the next news.
+  if (!got) aboutKey = '';
   if (!got || id !== followed) return;
   about = got.gone ? null : got;
   drawHead();
@@ -95,7 +97,7 @@ function drawHead() {
   if (hidden.length) {
     $('does').append(make('details', { class: 'more', open }, make('summary', {}, 'More'), make('div', {}, ...hidden.map(control))));
   }
-  labels(); written(); settings();
+  labels(); written(); settings(); head();
 }
 
 function labels() {
@@ -171,7 +173,8 @@ function head() {
   const row = rowOf(followed) || {};
   if (!$('title').querySelector('input')) $('title').textContent = (about && about.id === followed && about.title) || row.name || followed;
   const bad = ['failed', 'interrupted', 'unreadable'].includes(s.status);
-  $('status').textContent = s.words || '';
+  // Written only when it changes: a screen reader says what is written.
+  if ($('status').textContent !== (s.words || '')) $('status').textContent = s.words || '';
   $('status').className = bad ? 'bad' : 'soft';
   const share = s.max_steps ? 100 * s.step / s.max_steps : s.total ? 100 * (s.done || 0) / s.total : 0;
   $('progress').style.width = Math.min(100, share) + '%';
@@ -187,8 +190,9 @@ function head() {
   $('numbers').replaceChildren(...numbers.map(([value, label]) => make('div', {}, make('small', {}, label), String(value))));
   problem(s);
   const notes = $('notes');
-  notes.hidden = !(s.notes && s.notes.length);
-  notes.textContent = (s.notes || []).join(' ');
+  const said = [(about && about.id === followed && about.unreadable) || '', ...(s.notes || [])].filter(Boolean).join(' ');
+  notes.hidden = !said;
+  if (notes.textContent !== said) notes.textContent = said;
   // What can be done changes with how it stands, and with its place in the queue.
   const key = JSON.stringify([followed, s.status, s.paused, row.place, told.queue.length, s.max_steps, !!s.problem]);
   if (s.status && key !== aboutKey) {
