@@ -6,6 +6,7 @@ imported only inside what turns a crash into such an event.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from studio.engine.explain import explain, tell
@@ -21,7 +22,7 @@ from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
 from studio.plan.machine import machine
-from studio.runs import Run, checkpoints, events, files
+from studio.runs import Run, checkpoints, events, files, queue
 from studio.runs.control import Wishes
 from studio.runs.lock import try_lock
 from studio.settings import Settings
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = Settings.from_env()
     match arguments.command:
         case "train":
-            return _train(Run(arguments.run), settings)
+            return _train(Run(arguments.run), settings, arguments.lock)
         case "export":
             return _export(Run(arguments.run), arguments.format, arguments.out, settings)
         case "bench":
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train the run in this folder")
     train.add_argument("run", type=_folder)
+    train.add_argument("--lock", type=int, help="the run's lock, as a file that was inherited")
     export = commands.add_parser("export", help="write a run's adapter or merged model")
     export.add_argument("run", type=_folder)
     export.add_argument("--format", choices=("adapter", "merged"), required=True)
@@ -103,9 +105,13 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _train(run: Run, settings: Settings) -> int:
+def _train(run: Run, settings: Settings, lock: int | None) -> int:
     try:
-        return _train_alone(run, settings)
+        with nullcontext(True) if lock else try_lock(run.path / "lock", _GONE_S) as ours:
+            if ours:
+                return _train_alone(run, settings)
+        print("Another worker has this run.", file=sys.stderr)
+        return 1
     finally:
         # Whoever waits is started, though no page looks and the conductor may be gone.
         with suppress(StudioError, OSError):
@@ -115,35 +121,33 @@ def _train(run: Run, settings: Settings) -> int:
 
 
 def _train_alone(run: Run, settings: Settings) -> int:
-    # Both are held until this process ends; the kernel takes them back however that happens.
-    device = _device_lock(settings)
-    with try_lock(run.path / "lock", _GONE_S) as ours:
-        if not ours:
-            print("Another worker has this run.", file=sys.stderr)
-            return 1
-        report = Reporter(run.events, stop=run.stop)
+    """Both locks are held until this process ends; the kernel takes them back however that
+    happens."""
+    report = Reporter(run.events, stop=run.stop)
 
-        def work() -> None:
-            said = run.events.stat().st_size if run.events.exists() else 0
-            files.write_process(run.pid, os.getpid(), said)
-            report.keep_reserve()
-            # One that has said its end takes a moment to go.
-            with try_lock(device, _GONE_S) as free:
-                if not free:
-                    raise StudioError(
-                        "Another run is being trained on this machine.",
-                        "Stop it, or put this one into the queue.",
-                    )
-                # Before the seconds that the libraries take: a recipe that can't be read needs
-                # none.
-                run.spec()
-                _begin_again(run, report)
-                report.stage("loading the libraries")
-                from studio.engine.train import train
+    def work() -> None:
+        said = run.events.stat().st_size if run.events.exists() else 0
+        report.keep_reserve()
+        files.write_process(run.pid, os.getpid(), said)
+        # Whoever started it may have been killed before it could do this.
+        with queue.changing(run.path.parent) as waiting:
+            waiting[:] = [other for other in waiting if other != run.id]
+        # One that has said its end takes a moment to go.
+        with try_lock(_device_lock(settings), _GONE_S) as free:
+            if not free:
+                raise StudioError(
+                    "Another run is being trained on this machine.",
+                    "Stop it, or put this one into the queue.",
+                )
+            # Before the seconds that the libraries take: a recipe that can't be read needs none.
+            run.spec()
+            _begin_again(run, report)
+            report.stage("loading the libraries")
+            from studio.engine.train import train
 
-                train(run, settings, report)
+            train(run, settings, report)
 
-        return _reported(report, work, run, settings)
+    return _reported(report, work, run, settings)
 
 
 def _device_lock(settings: Settings) -> Path:
@@ -175,9 +179,13 @@ def _export(run: Run, kind: str, out: Path, settings: Settings) -> int:
     report = Reporter(out.with_name(f"{out.name}.events.jsonl"))
 
     def work() -> None:
-        from studio.engine.export import export
+        # One at a time, even where whoever started the first one was killed at that moment.
+        with try_lock(run.export / f".{kind}.worker", math.inf):
+            files.sweep(out)
+            if not out.is_dir() or out != run.export / kind:
+                from studio.engine.export import export
 
-        export(run, kind, out, settings, report)
+                export(run, kind, out, settings, report)
         report.end("finished")
 
     return _reported(report, work)

@@ -53,6 +53,17 @@ _SIGNS = (
         "Resume the run; if it comes back, look at `dmesg` and the GPU's temperature.",
     ),
 )
+_FREE_SOME = "Free some space; then a run goes on by Resume."
+# What a disk may say to who writes, and what to do.
+_DISK = {
+    errno.ENOSPC: ("The disk is full", _FREE_SOME),
+    errno.EDQUOT: ("The disk is full", _FREE_SOME),
+    errno.EFBIG: (
+        "The disk takes no file this long",
+        "Raise the limit (`ulimit -f`), or set STUDIO_HOME to a folder on another disk.",
+    ),
+    errno.EROFS: ("The disk is read-only", "Set STUDIO_HOME to a folder that can be written."),
+}
 # The stages in which a batch is in memory.
 _BATCHES = ("training", "evaluating")
 
@@ -86,16 +97,10 @@ def explain(error: BaseException, stage: str) -> tuple[str, str]:
             f"{name} can't be imported: {text}",
             "Run `make run` again: it installs what is missing.",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"The disk is full: {error.filename or stage} could not be written.",
-            "Free some space and start again.",
-        )
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return (
-            f"The disk is read-only: {error.filename or stage} could not be written.",
-            "Set STUDIO_HOME to a folder that can be written.",
-        )
+    if (words := _DISK.get(_disk_error(error))) is not None:
+        file = getattr(error, "filename", None)
+        what = f"{file} could not be written" if file else f"while {stage}"
+        return f"{words[0]}: {what}.", words[1]
     if isinstance(error, PermissionError):
         return (
             f"No permission for {error.filename}, while {stage}.",
@@ -104,6 +109,18 @@ def explain(error: BaseException, stage: str) -> tuple[str, str]:
     if kind == "SafetensorError":
         return f"A safetensors file is broken: {text}", "Copy or download the model again."
     return f"{kind} while {stage}: {text}", "The log has the whole story."
+
+
+def _disk_error(error: BaseException) -> int:
+    """The number of the disk's error, or 0. What is not written in Python says it in words, and
+    torch not even in those: its files end where the disk does."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    text = str(error)
+    if "unexpected pos" in text or "PytorchStreamWriter failed writing" in text:
+        return errno.ENOSPC
+    told = re.search(r"(?:os error|\[Errno) (\d+)", text)
+    return int(told[1]) if told else 0
 
 
 def _out_of_memory(error: BaseException) -> str | None:

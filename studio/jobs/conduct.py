@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -39,22 +39,29 @@ def ensure(settings: Settings) -> None:
 
 def conduct(settings: Settings) -> None:
     """Starts the waiting runs one by one; returns when none waits and none trains."""
-    store = RunStore(settings.runs)
     with try_lock(_lock(settings), wait_s=_TAKE_OVER_S) as ours:
-        while ours:
-            try:
-                started = _start_next(store, settings)
-            except OSError as error:
-                # A full disk, say: who waits goes on waiting until somebody frees some of it.
-                print(f"The next run can't be started: {error}", flush=True)
-                time.sleep(_RETRY_S)
-                continue
-            if started is not None:
-                _attend(*started, settings)
-            elif store.active() is None and not queue.waiting(store.root):
-                return
-            else:
-                time.sleep(_LOOK_S)
+        if ours:
+            _until_none_waits(settings)
+    # One that has joined since the last look found a conductor at work, and relied on it.
+    ensure(settings)
+
+
+def _until_none_waits(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    while True:
+        try:
+            started = _start_next(store, settings)
+        except OSError as error:
+            # A full disk, say: who waits goes on waiting until somebody frees some of it.
+            print(f"The next run can't be started: {error}", flush=True)
+            time.sleep(_RETRY_S)
+            continue
+        if started is not None:
+            _attend(*started, settings)
+        elif store.active() is None and not queue.waiting(store.root):
+            return
+        else:
+            time.sleep(_LOOK_S)
 
 
 def _lock(settings: Settings) -> Path:
@@ -69,16 +76,28 @@ def _start_next(store: RunStore, settings: Settings) -> "tuple[Run, Popen[bytes]
         # The bench's model takes the memory that the run needs.
         Bench(settings).quit()
         run = Run(store.root / waiting[0])
-        for left in (run.stop, run.exit):
-            left.unlink(missing_ok=True)
-        said = run.events.stat().st_size if run.events.exists() else 0
-        process = spawn(["train", str(run.path)], run.log, settings)
-        # It may have ended already, then its own events say why; and it writes this itself, too.
-        with suppress(psutil.NoSuchProcess, OSError):
-            files.write_process(run.pid, process.pid, said)
-        # Last: killed before this, the next conductor finds it waiting and, at work, leaves it.
+        with try_lock(run.path / "lock") as lock:
+            if lock is None:
+                # Its last worker is about to be gone; or a conductor that was killed has started
+                # one, which will say so in a moment.
+                return None
+            process = _start(run, lock, settings)
+        # The worker does this as well, in case that we are killed before.
         waiting.pop(0)
     return run, process
+
+
+def _start(run: Run, lock: IO[str], settings: Settings) -> "Popen[bytes]":
+    """Starts the run's worker, which has the run's lock from its first moment on."""
+    for left in (run.stop, run.exit):
+        left.unlink(missing_ok=True)
+    said = run.events.stat().st_size if run.events.exists() else 0
+    arguments = ["train", str(run.path), "--lock", str(lock.fileno())]
+    process = spawn(arguments, run.log, settings, lent=[lock.fileno()])
+    # It may have ended already, then its own events say why; and it writes this itself, too.
+    with suppress(psutil.NoSuchProcess, OSError):
+        files.write_process(run.pid, process.pid, said)
+    return process
 
 
 def _attend(run: Run, process: "Popen[bytes]", settings: Settings) -> None:

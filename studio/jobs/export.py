@@ -41,13 +41,15 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
     log = target.with_name(f"{target.name}.events.jsonl")
     pid = _pid(run, kind)
     with writing(target.parent), writing(pid.parent), alone(pid.with_suffix(".lock")):
-        if files.read_process(pid) is None:
+        # One that has said its end takes a moment to go; the next worker waits for that.
+        if files.read_process(pid) is None or _has_ended(log):
             log.unlink(missing_ok=True)
+            log.touch()
             arguments = ["export", str(run.path), "--format", kind, "--out", str(target)]
             process = spawn(arguments, run.log, settings)
             with suppress(psutil.NoSuchProcess):
                 files.write_process(pid, process.pid)
-        elif out is not None:
+        elif out is not None or not log.exists():
             raise StudioError(f"The {kind} of {run.id} is being made already.", "Wait for that.")
     yield from _watch(run, pid, log)
     if out is not None:
@@ -68,6 +70,10 @@ def _watch(run: Run, pid: Path, log: Path) -> Iterator[RunState]:
             )
         yield state
         time.sleep(0.1)
+
+
+def _has_ended(log: Path) -> bool:
+    return fold(RunState(), list(events.read(log))).status in ENDED
 
 
 def busy(store: RunStore) -> Run | None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from studio.errors import StudioError
 from studio.settings import PROJECT, Settings
 
 
-def spawn(args: list[str], log: Path, settings: Settings) -> "subprocess.Popen[bytes]":
+def spawn(
+    args: list[str], log: Path, settings: Settings, lent: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
     """Starts `python -m studio.worker ARGS` as a session of its own.
 
-    Its output goes to the file `log`, never to a pipe that somebody would have to drain.
+    Its output goes to the file `log`, never to a pipe that somebody would have to drain; the open
+    files `lent` become its own, under their numbers.
     """
     env = {
         **os.environ,
@@ -35,6 +38,7 @@ def spawn(args: list[str], log: Path, settings: Settings) -> "subprocess.Popen[b
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=lent,
         )
     # Somebody must collect the exit code, or the ended worker stays in the table as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()

@@ -25,6 +25,7 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -62,7 +63,8 @@ def append(path: Path, event: Event, *, sync: bool = False) -> None:
     try:
         size = os.fstat(fd).st_size
         half = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-        data = (b"\n" if half else b"") + line.encode()
+        # A file's name may hold what is no text.
+        data = (b"\n" if half else b"") + line.encode(errors="replace")
         if os.write(fd, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if sync:
@@ -87,7 +89,10 @@ def tail(path: Path, offset: int = 0, limit: int = 64 * 2**20) -> tuple[list[Eve
     for line in whole.splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+            # What was escaped may be no text, and could not be shown.
+            if b"\\ud" in line:
+                str(event).encode()
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict) and _is_event(event):
             events.append(event)
@@ -107,8 +112,9 @@ def _is_event(event: Event) -> bool:
     step, now = event.get("step"), event.get("time")
     return (
         isinstance(event.get("type"), str)
-        and (step is None or isinstance(step, int))
+        and (step is None or type(step) is int)
         and (now is None or isinstance(now, int | float))
+        and not any(isinstance(v, float) and not math.isfinite(v) for v in event.values())
     )
 
 
@@ -257,8 +263,17 @@ def changes(told: Iterable[Event], step: int) -> list[dict[str, float]]:
     kept: list[Event] = []
     for event in told:
         if event["type"] == "attempt":
-            back = event.get("step") or 0
-            kept = [c for c in kept if c["step"] <= back] + list(event.get("changes") or ())
-        elif event["type"] == "change" and isinstance(event.get("step"), int):
+            back, again = event.get("step") or 0, event.get("changes")
+            kept = [c for c in kept if c["step"] <= back]
+            kept += filter(_is_change, again if isinstance(again, list) else ())
+        elif event["type"] == "change" and _is_change(event):
             kept = [c for c in kept if c["step"] != event["step"]] + [event]
     return [{"step": c["step"], "value": c["value"]} for c in kept if c["step"] > step]
+
+
+def _is_change(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("step"), int)
+        and isinstance(found.get("value"), int | float)
+    )

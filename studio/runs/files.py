@@ -6,10 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+# In the names of folders that are not whole yet, so that nobody else's are taken for such.
+_MAKING = ".making-"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill beside `path`, which takes the place of `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_MAKING}"))
     try:
         yield aside
         aside.chmod(0o755)
@@ -50,7 +54,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def sweep(path: Path) -> None:
     """Removes what was left beside `path` by one that was to take its place, and puts back an old
     one that had made room for it. Only for who alone writes there."""
-    for left in path.parent.glob(f".{path.name}.*"):
+    for left in path.parent.glob(f".{escape(path.name)}{_MAKING}*"):
         if left.name.endswith(".old") and not path.exists():
             left.rename(path)
         elif left.is_dir():

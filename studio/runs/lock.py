@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
-def try_lock(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
-    """Yields whether the lock file at `path` is ours now; ours until the block ends. Where another
-    holds it, waits up to `wait_s` for it."""
+def try_lock(path: Path, wait_s: float = 0.0) -> Iterator[IO[str] | None]:
+    """Yields the lock file at `path` if the lock is ours now; ours until the block ends, and until
+    a child that inherits the file ends. Where another holds it, waits up to `wait_s` for it, and
+    yields None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         until = time.monotonic() + wait_s
@@ -19,11 +21,11 @@ def try_lock(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    yield False
+                    yield None
                     return
                 time.sleep(0.05)
             else:
-                yield True
+                yield file
                 return
 
 

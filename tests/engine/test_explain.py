@@ -1,6 +1,7 @@
 """Each kind of crash has its sentence and its remedy."""
 
 import errno
+import shutil
 
 import pytest
 
@@ -28,6 +29,10 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.EROFS, "Read-only", "/x/y"), "The disk is read-only: /x/y", "STUDIO_HOME"),
         (OSError(errno.ETIMEDOUT, "Timed out"), "TimeoutError while training", "log"),
         (OSError(errno.ENOSPC, "No space left", "/x/y"), "The disk is full: /x/y", "Free some"),
+        (RuntimeError("Error: No space left on device (os error 28)"), "The disk is full", "Free"),
+        (RuntimeError("[enforce fail] . unexpected pos 64 vs 0"), "The disk is full: wh", "Free"),
+        (shutil.Error([("a", "b", "[Errno 28] No space left")]), "The disk is full", "Free some"),
+        (OSError(errno.EFBIG, "Too large", "/x"), "The disk takes no file this long: /x", "limit"),
         (PermissionError(errno.EACCES, "no", "/x"), "No permission for /x", "who owns it"),
         (ValueError("bad\nthing"), "ValueError while training: bad", "log"),
         (KeyError(), "KeyError while training: KeyError", "log"),

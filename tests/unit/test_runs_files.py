@@ -96,14 +96,14 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_what_a_cut_off_folder_left_is_swept_and_the_old_one_is_put_back(tmp_path: Path) -> None:
     path = tmp_path / "adapter"
-    half, old = tmp_path / ".adapter.x1", tmp_path / ".adapter.x1.old"
+    half, old = tmp_path / ".adapter.making-x1", tmp_path / ".adapter.making-x1.old"
     for folder in (half, old):
         folder.mkdir()
         (folder / "a").write_text(folder.name, encoding="utf-8")
     (tmp_path / ".other.x").mkdir()
     sweep(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.x", "adapter"]
-    assert (path / "a").read_text(encoding="utf-8") == ".adapter.x1.old"
+    assert (path / "a").read_text(encoding="utf-8") == ".adapter.making-x1.old"
 
 
 def test_a_living_process_is_found_again(
