@@ -82,6 +82,7 @@ WITH: dict[str, Tree] = {
     "generate.top_k": {"generate": {"do_sample": True}},
     "generate.seed": {"generate": {"do_sample": True}},
     "generate.length_penalty": {"generate": {"num_beams": 2}},
+    "generate.early_stopping": {"generate": {"num_beams": 2}},
 }
 
 

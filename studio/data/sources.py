@@ -16,7 +16,13 @@ from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import DataSection
 
-BUNDLED = {"persona": "persona.jsonl"}
+BUNDLED = {
+    "persona": "persona.jsonl",
+    "persona-pairs": "persona_pairs.jsonl",
+    "persona-marks": "persona_marks.jsonl",
+    "workshop-texts": "workshop_texts.jsonl",
+    "workshop-sums": "workshop_sums.jsonl",
+}
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 

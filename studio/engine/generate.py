@@ -97,7 +97,12 @@ def generation_config(section: GenerateSection, speaker: Speaker) -> GenerationC
             "top_p": section.top_p,
             "top_k": section.top_k,
         }
-    beams = {"length_penalty": section.length_penalty} if section.num_beams > 1 else {}
+    beams: dict[str, Any] = {}
+    if section.num_beams > 1:
+        beams = {
+            "length_penalty": section.length_penalty,
+            "early_stopping": section.early_stopping,
+        }
     return GenerationConfig(
         max_new_tokens=section.max_new_tokens,
         do_sample=section.do_sample,

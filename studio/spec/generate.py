@@ -94,6 +94,14 @@ class GenerateSection(Section):
         le=10,
         link=_GENERATION,
     )
+    early_stopping: bool = option(
+        False,
+        "With beams: stop as soon as that many answers are whole. Turn it on to be done sooner; off, "
+        "it goes on while a better one may come.",
+        label="early_stopping",
+        group="Generation",
+        link=_GENERATION,
+    )
     seed: int = option(
         42,
         "The dice of do_sample: the same seed draws the same answer.",

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from studio.engine.chat import Chat
 from studio.engine.generate import Speaker, Stream, Voice, generation_config, stop_ids
 from studio.engine.report import Stopped
-from studio.engine.train import save_adapter
+from studio.engine.result import save_adapter
 from studio.errors import StudioError
 from studio.runs import Run
 from studio.settings import Settings
@@ -209,6 +209,7 @@ FIELDS: dict[str, Any] = {
     "repetition_penalty": 1.5,
     "num_beams": 4,
     "length_penalty": 2.0,
+    "early_stopping": True,
 }
 
 

@@ -31,12 +31,22 @@ def four(tmp_path: Path) -> Path:
     return jsonl(tmp_path / "four.jsonl", ROWS)
 
 
-def test_the_bundled_set_can_be_learned_from(settings: Settings) -> None:
-    assert BUNDLED
-    for name in BUNDLED:
+BUNDLED_AS = {
+    "persona": ("chat", "messages"),
+    "persona-pairs": ("preference", "preference"),
+    "persona-marks": ("unpaired", "kto"),
+    "workshop-texts": ("text", "text"),
+    "workshop-sums": ("chat", "prompt_completion"),
+}
+
+
+def test_the_bundled_sets_can_be_learned_from(settings: Settings) -> None:
+    assert set(BUNDLED_AS) == set(BUNDLED)
+    for name, told in BUNDLED_AS.items():
         data = opened(settings, name, validation="10%")
-        assert data.total > 100 and data.kind == "chat" and data.layout.name == "messages"
-        assert all(data.example(row).messages for row in data.raw(0, data.total))
+        assert (data.kind, data.layout.name) == told
+        assert data.total >= 40 and len(data.parts(42).validation) >= 4
+        assert all(data.example(row) for row in data.raw(0, data.total))
 
 
 def test_rows_are_given_from_any_place_and_none_beyond_the_end(
