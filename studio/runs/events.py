@@ -91,7 +91,7 @@ def tail(path: Path, offset: int = 0, limit: int = 64 * 2**20) -> tuple[list[Eve
             event = json.loads(line)
             # What was escaped may be no text, and could not be shown.
             if b"\\ud" in line:
-                str(event).encode()
+                json.dumps(event, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             continue
         if isinstance(event, dict) and _is_event(event):
