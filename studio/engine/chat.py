@@ -268,6 +268,11 @@ def _messages(side: str, messages: Sequence[Message], section: GenerateSection) 
 
 
 def _adapter_of(run: Run | None) -> Path:
+    if run is not None and run.spec().train.trainer == "reward":
+        raise StudioError(
+            "This run made a model that scores answers; it writes none.",
+            "Name it in grpo.reward_model to train with it.",
+        )
     if run is None or not run.tuned:
         raise StudioError(
             "There is no tuned model yet.",

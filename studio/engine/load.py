@@ -97,11 +97,8 @@ def load_model(
             attn_implementation=section.attn_implementation,
             **trust(section),
             device_map={"": 0 if where.device == "cuda" else "cpu"},
-            **({"auto": AutoModelForSequenceClassification, "num_labels": 1} if scorer else {}),
+            **_as(scorer),
         )
-    if scorer:
-        # The head of one number is new, unless a scorer was loaded.
-        info["missing_keys"] = {key for key in info["missing_keys"] if key != "score.weight"}
     check_complete(info)
     return model
 
@@ -115,11 +112,14 @@ def trust(section: ModelSection) -> dict[str, bool]:
 
 
 def load_plain(
-    section: ModelSection, folder: Path, dtype: torch.dtype, report: Report
+    section: ModelSection, folder: Path, dtype: torch.dtype, report: Report, scorer: bool = False
 ) -> PreTrainedModel:
-    """The model unquantized in `dtype`, on the CPU. Raises StudioError in words."""
+    """The model unquantized in `dtype`, on the CPU; `scorer` as for `load_model`. Raises
+    StudioError in words."""
     with _weights_counted(report):
-        model, info = _guarded(folder, dtype=dtype, device_map={"": "cpu"}, **trust(section))
+        model, info = _guarded(
+            folder, dtype=dtype, device_map={"": "cpu"}, **trust(section), **_as(scorer)
+        )
     check_complete(info)
     return model
 
@@ -137,9 +137,16 @@ def fit_embeddings(model: PreTrainedModel, tokens: int) -> None:
             weight[before:] = weight[:before].float().mean(dim=0).to(weight.dtype)
 
 
+def _as(scorer: bool) -> dict[str, Any]:
+    return {"auto": AutoModelForSequenceClassification, "num_labels": 1} if scorer else {}
+
+
 def check_complete(info: dict[str, Any]) -> None:
-    """Raises StudioError where the files lacked weights: transformers fills those with noise."""
-    missing = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
+    """Raises StudioError where the files lacked weights: transformers fills those with noise. Only
+    a scorer's head of one number is new, unless it was loaded."""
+    missing = sorted(set(info["missing_keys"]) - {"score.weight"}) + sorted(
+        str(key[0]) for key in info["mismatched_keys"]
+    )
     if missing:
         raise StudioError(
             f"The model's files lack {len(missing)} of its weights, or have them in another shape: "

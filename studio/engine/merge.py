@@ -47,7 +47,8 @@ def merge(run: Run, out: Path, settings: Settings, report: Report) -> None:
     # peft adds LoRA's float32 product to each weight and rounds once, so the base may stay as it is
     # stored. The others multiply whole weights, which needs float32 all the way.
     added = config["peft_type"] == "LORA" and not config.get("use_dora")
-    base = load_plain(spec.model, folder, stored if added else torch.float32, report)
+    dtype, scorer = stored if added else torch.float32, spec.train.trainer == "reward"
+    base = load_plain(spec.model, folder, dtype, report, scorer)
     fit_embeddings(base, len(tokenizer))
     report.stage("merging the adapter")
     merged = PeftModel.from_pretrained(base, str(run.adapter)).merge_and_unload().to(stored)

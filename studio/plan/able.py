@@ -52,8 +52,10 @@ def kernel_settings(config: dict[str, Any] | None) -> dict[str, str]:
     return {name: str(held[name]) for name in _KERNEL if name in held}
 
 
-def refusal(kind: str) -> str:
+def refusal(kind: str, machine: Machine) -> str:
     """Why weights can't be quantized as `kind` here, or nothing where they can."""
+    if kind == "hqq" and not machine.gpus:
+        return "it needs a GPU, and there is none here"
     module = _MAKERS.get(kind)
     return f"the package {module} is not installed here" if module and not here(module) else ""
 
@@ -86,7 +88,7 @@ def model_problems(
             "Use sdpa.",
             {"model.attn_implementation": "sdpa"},
         )
-    if reason := refusal(section.quantization):
+    if reason := refusal(section.quantization, machine):
         yield Problem(
             "model.quantization",
             f"{section.quantization} can't be used: {reason}.",

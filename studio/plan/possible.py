@@ -66,7 +66,7 @@ def refused(machine: Machine) -> Refused:
             name: extra.install for name, extra in REPORTERS.items() if not extra.here
         },
         "model.quantization": {
-            kind: refusal(kind)
+            kind: refusal(kind, machine)
             for kind in get_args(SECTIONS["model"].model_fields["quantization"].annotation)
         },
         "model.attn_implementation": {

@@ -220,6 +220,14 @@ def _full(spec: "RunSpec") -> Iterator[Problem]:
 
 def _prompt(spec: "RunSpec") -> Iterator[Problem]:
     method, train = spec.adapter.method, spec.train
+    if train.trainer == "orpo" and method != "prefix_tuning":
+        yield Problem(
+            "adapter.method",
+            f"trl's orpo compares the answers position by position, and {method} puts positions of "
+            "its own in front of them.",
+            "Use lora or prefix_tuning, or the trainer dpo.",
+            {"adapter.method": "lora"},
+        )
     if train.packing:
         yield Problem(
             "train.packing",

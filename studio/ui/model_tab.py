@@ -226,7 +226,7 @@ def _quantizations(spec: RunSpec, summary: Summary) -> str:
     stored = quantized_as(summary.config)
     for kind, label, words in _KINDS:
         # Why it can't be had stands where its figures would.
-        reason = refusal(kind) or (
+        reason = refusal(kind, here) or (
             f"the weights are stored as {stored}" if stored and kind != "none" else ""
         )
         if reason:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from studio.settings import Settings
 
 from studio.data import open_data
 from studio.engine import trainers
@@ -16,7 +17,6 @@ from studio.engine.load import hardware, load_model
 from studio.engine.tokenizer import load_tokenizer
 from studio.engine.train import build
 from studio.runs import RunStore
-from studio.settings import Settings
 from studio.spec import RunSpec, parse
 from tests.engine.helpers import Recorder
 
@@ -174,17 +174,17 @@ def test_a_run_that_goes_on_gets_the_batches_that_it_had_not_yet(
     run = RunStore(settings.runs).create(spec, "on")
     where = hardware(spec.model)
     told: list[str] = []
-    before = trainers._Prepared.training_step
+    before = trainers.Base.training_step
 
     def step(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         told.append(digest(inputs))
         return before(self, model, inputs, *rest, **more)
 
-    monkeypatch.setattr(trainers._Prepared, "training_step", step)
+    monkeypatch.setattr(trainers.Base, "training_step", step)
 
     def trainer() -> Any:
         model = load_model(spec.model, tiny_model, where, Recorder())
-        return build(run, spec, where, model, loaded, prepared)
+        return build(run, spec, where, model, loaded, prepared, tiny_model)
 
     trainer().train()
     whole = told[:]

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
 from trl import DPOConfig, KTOConfig, SFTConfig
 
-from studio.engine.config import lora_config, trainer_config
+from studio.engine.config import trainer_config
 from studio.engine.load import Hardware, hardware, quantization_config
 from studio.errors import StudioError
 from studio.runs import Run
@@ -40,15 +39,6 @@ CHANGED: dict[str, dict[str, Any]] = {
         "train_sampling_strategy": "group_by_length",
     },
     "eval": {"eval_steps": 11, "eval_on_start": False, "per_device_eval_batch_size": 2},
-    "adapter": {
-        "r": 3,
-        "lora_alpha": 5,
-        "lora_dropout": 0.25,
-        "target_modules": ["q_proj"],
-        "bias": "all",
-        "use_rslora": True,
-        "use_dora": True,
-    },
 }
 CHANGED |= {
     "dpo": {"beta": 0.3, "loss_type": "ipo", "label_smoothing": 0.2},
@@ -61,7 +51,6 @@ CHANGED |= {
 }
 TRAINER = [(s, n) for s in ("train", "eval") for n in SECTIONS[s].model_fields if n != "trainer"]
 OTHERS = [(s, n) for s in ("dpo", "kto") for n in SECTIONS[s].model_fields]
-ADAPTER = list(SECTIONS["adapter"].model_fields)
 
 
 def sft(spec: RunSpec, where: Hardware = CPU, *, evaluate: bool = True) -> SFTConfig:
@@ -103,16 +92,6 @@ def test_the_other_trainers_get_the_same_settings(
         # Its rows are shuffled, or not, before they are paired.
         value = "sequential"
     assert getattr(config, name) == value
-
-
-@pytest.mark.parametrize("name", ADAPTER)
-def test_every_adapter_setting_arrives(name: str) -> None:
-    assert name in {field.name for field in dataclasses.fields(LoraConfig)}
-    value = CHANGED["adapter"][name]
-    after = getattr(lora_config(parse({"adapter": {name: value}}), {}), name)
-    # peft keeps module names as a set.
-    assert (sorted(after) if isinstance(after, set) else after) == value
-    assert value != getattr(DEFAULTS.adapter, name)
 
 
 def test_without_rows_held_back_nothing_is_evaluated() -> None:
@@ -157,11 +136,28 @@ def test_a_gpu_gets_bfloat16_only_where_it_has_it(
 
 def test_quantization_is_always_spelled_out() -> None:
     assert quantization_config(ModelSection(), torch.float32) is None
-    eight = quantization_config(ModelSection(quantization="int8"), torch.float32)
-    assert eight is not None and eight.load_in_8bit and not eight.load_in_4bit
+    section = ModelSection(quantization="int8", llm_int8_threshold=3.5)
+    eight = quantization_config(section, torch.float32)
+    assert eight.load_in_8bit and not eight.load_in_4bit and eight.llm_int8_threshold == 3.5
     for kind in ("nf4", "fp4"):
         section = ModelSection(quantization=kind, bnb_4bit_use_double_quant=False)
         four = quantization_config(section, torch.float16)
-        assert four is not None and four.load_in_4bit
+        assert four.load_in_4bit and four.bnb_4bit_quant_storage is torch.uint8
         assert (four.bnb_4bit_quant_type, four.bnb_4bit_compute_dtype) == (kind, torch.float16)
         assert four.bnb_4bit_use_double_quant is False
+    section = ModelSection(
+        quantization="nf4", bnb_4bit_compute_dtype="bfloat16", bnb_4bit_quant_storage="float32"
+    )
+    four = quantization_config(section, torch.float16)
+    assert four.bnb_4bit_compute_dtype is torch.bfloat16
+    assert four.bnb_4bit_quant_storage is torch.float32
+
+
+def test_the_device_is_the_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert hardware(ModelSection(device_map="cuda")).device == "cuda"
+    assert hardware(ModelSection(device_map="cpu")) == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudioError, match="no GPU here"):
+        hardware(ModelSection(device_map="cuda"))

@@ -140,8 +140,9 @@ def test_what_the_spec_lets_through_trains_and_what_it_refuses_does_not_start(
     tuned = reloaded(run)
     told = logits(tuned)
     assert torch.isfinite(told).all()
-    if trainer != "reward":
+    if trainer not in ("reward", "grpo"):
         assert (logits(plain(run)) - told[:, -IDS.shape[1] :]).abs().max() > 1e-5
+    if trainer != "reward":
         mask = torch.ones_like(IDS)
         with torch.inference_mode():
             written = tuned.generate(input_ids=IDS, attention_mask=mask, max_new_tokens=3)
