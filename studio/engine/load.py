@@ -1,6 +1,7 @@
 """Loading models: which device, which numbers, and errors in words."""
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from transformers.utils import logging
 
 from studio.engine.explain import first_line
 from studio.engine.report import Report
-from studio.errors import StudioError
+from studio.errors import SpecError, StudioError
+from studio.plan.able import stored_problems
 from studio.spec import ModelSection
 
 
@@ -89,6 +91,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The model on its device, quantized as the section says; as a `scorer` it gives one number in
     place of tokens. Raises StudioError in words."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if found := list(stored_problems(section, "lora", config)):
+        raise SpecError(found)
     with _weights_counted(report):
         model, info = _guarded(
             folder,

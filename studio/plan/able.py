@@ -95,7 +95,7 @@ def model_problems(
             "Use nf4 or int8.",
             {"model.quantization": "nf4"},
         )
-    yield from _stored(section, spec.adapter.method, quantized_as(config))
+    yield from stored_problems(section, spec.adapter.method, config)
     layers = (config or {}).get("num_hidden_layers")
     above = [n for n in spec.adapter.layers_to_transform if isinstance(layers, int) and n >= layers]
     if above and used("adapter.layers_to_transform", {"adapter": {"method": spec.adapter.method}}):
@@ -111,8 +111,11 @@ def model_problems(
         )
 
 
-def _stored(section: ModelSection, method: str, stored: str | None) -> Iterator[Problem]:
-    """What a checkpoint that is quantized already does not go with."""
+def stored_problems(
+    section: ModelSection, method: str, config: dict[str, Any] | None
+) -> Iterator[Problem]:
+    """What a checkpoint that is quantized already does not go with, by its config.json."""
+    stored = quantized_as(config)
     if stored is None:
         return
     if section.quantization != "none":

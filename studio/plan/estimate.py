@@ -103,7 +103,8 @@ def activation_bytes(spec: RunSpec, summary: Summary, tokens: float, each: int) 
     # Four times the hidden size is the usual width where the config does not say.
     inner = number(config, "intermediate_size") or 4 * hidden
     query, pair = heads * width or hidden, kv_heads * width or hidden
-    parts = 8 * inner + 14 * hidden + 2 * query + 4 * pair + 14 * spec.adapter.r
+    rank = {"lora": spec.adapter.r, "adalora": spec.adalora.init_r}.get(spec.adapter.method, 0)
+    parts = 8 * inner + 14 * hidden + 2 * query + 4 * pair + 14 * rank
     layer = parts * each / 2 + 4 * heads + 8
     if spec.train.activation_checkpointing:
         return tokens * (summary.layers * hidden * each + layer)
@@ -115,7 +116,10 @@ def memory_bytes(spec: RunSpec, summary: Summary, machine: Machine, tokens: floa
     each = dtype_bytes(spec, machine)
     double = spec.model.bnb_4bit_use_double_quant
     weights = weight_bytes(summary, spec.model.quantization, double, each)
-    # The adapter's parameters and their gradients are held in float32.
+    if spec.adapter.method == "none":
+        # They are what is trained, and counted there; two trainers keep a copy to compare with.
+        weights = summary.parameters * 4.0 if spec.train.trainer in ("dpo", "kto") else 0.0
+    # What is trained is held in float32, as are its gradients.
     adapter = trainable(spec, summary) * (4.0 + 4.0 + _OPTIMIZER[spec.train.optim])
     # trl computes the loss in chunks of the vocabulary and never holds all logits.
     head = each * min(tokens, 4096) * 32_768 + 8.0 * tokens * summary.hidden_size

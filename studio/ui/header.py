@@ -1,5 +1,6 @@
 """The bar that stays: this machine, the active run, what is chosen, and what to do next."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -92,11 +93,20 @@ def chosen(store: RunStore, tree: Tree, recipe: str, rows: int) -> str:
         f"<span>recipe <b>{escape(recipe)}</b></span>",
         f"<span><b>{escape(str(model.get('name_or_path', '')))}</b>{escape(quantized)}</span>",
         f"<span>data <b>{escape(path)}</b>{f', {rows:,} rows' if rows else ''}</span>",
-        f"<span>LoRA <b>r {escape(show(adapter.get('r')))}</b>, {escape(length)} at "
+        f"<span>{_method(adapter)}, {escape(length)} at "
         f"{escape(show(train.get('learning_rate')))}</span>",
     ]
     line = "<span class=arrow>→</span>".join(parts)
     return f"<div class='chosen'>{line}<span class='next'>{_next(store, tree)}</span></div>"
+
+
+def _method(adapter: Mapping[str, Any]) -> str:
+    """HTML: what is trained."""
+    method = str(adapter.get("method", "lora"))
+    if method == "lora":
+        return f"LoRA <b>r {escape(show(adapter.get('r')))}</b>"
+    words = "all weights" if method == "none" else method.replace("_", " ")
+    return f"<b>{escape(words)}</b>"
 
 
 def _next(store: RunStore, tree: Tree) -> str:

@@ -175,7 +175,7 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
 
     Raises SpecError with every problem.
     """
-    counts = None
+    counts = config = None
     found = []
     try:
         counts = rows.counts(settings, wanted)
@@ -184,11 +184,11 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
         found.append(Problem("data.path", error.message, error.hint))
     try:
         model_folder(settings, wanted)
-        summarize(wanted.model.name_or_path, settings)
+        config = summarize(wanted.model.name_or_path, settings, wanted.model.revision).config
     except StudioError as error:
         found.append(Problem("model.name_or_path", error.message, error.hint))
     held = counts.validation if counts else None
     count = steps(wanted, counts.train) if counts else None
-    found += possible.problems(wanted, machine(), count, held)
+    found += possible.problems(wanted, machine(), count, held, config)
     if found:
         raise SpecError(found)

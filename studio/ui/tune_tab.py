@@ -170,12 +170,22 @@ def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
     return html.card("What will happen", words, what, yaml)
 
 
+def _share(spec: RunSpec, trained: int, parameters: int) -> str:
+    """What part of the model the trained parameters are, in words."""
+    if spec.adapter.method == "none":
+        return "parameters: all of them"
+    if not parameters or not trained:
+        return "parameters of the adapter"
+    return f"parameters, {100 * trained / parameters:.2g} % of the model's"
+
+
 def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     found = made(settings, store, spec)
     if found is None:
         return "<p>The rows are read when the run starts; then its steps are counted.</p>"
     here = machine()
-    if wrong := problems(spec, here, found.steps, found.eval_rows):
+    summary = summarize(spec.model.name_or_path, settings, spec.model.revision)
+    if wrong := problems(spec, here, found.steps, found.eval_rows, summary.config):
         raise SpecError(wrong)
     learned = _learned(store, spec)
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
@@ -191,7 +201,7 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
         ("Steps", count, f"{per_step} rows each"),
         ("Time, about", time, guess if found.seconds is not None else later),
         ("Memory, about", memory, free if found.memory is not None else later),
-        ("Trained", trained, "parameters of the adapter"),
+        ("Trained", trained, _share(spec, found.trainable, summary.parameters)),
         ("Learning rate", show(spec.train.learning_rate), spec.train.lr_scheduler_type),
     ]
     text = html.facts(pairs)
