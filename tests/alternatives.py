@@ -56,6 +56,7 @@ OTHERS: dict[str, list[Any]] = {
     "grpo.pattern": ["^a+$", "(x|y) , z"],
     "grpo.reward_model": ["20261125-101010-scorer"],
     "grpo.num_generations": [2, 8],
+    "fast.tokens": [64, 4096],
     "eval.early_stopping_patience": [1, 3],
     "eval.per_device_eval_batch_size": [4, 16],
     "generate.system_prompt": ["You are kind."],
