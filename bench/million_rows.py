@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,10 @@ class Watch:
         self._thread.start()
 
     def _look(self) -> None:
-        while not self._ended.wait(0.05):
-            self.peak = max(self.peak, self._process.memory_info().rss / 2**20)
+        # It ends before we do where a step of the measurement fails.
+        with suppress(psutil.NoSuchProcess):
+            while not self._ended.wait(0.05):
+                self.peak = max(self.peak, self._process.memory_info().rss / 2**20)
 
     def end(self) -> float:
         self._ended.set()
@@ -142,7 +144,7 @@ def show(page: Page, path: Path) -> dict[str, Any]:
     """Seconds until the file's first rows are on the screen, and then rows anywhere in it."""
     found: dict[str, Any] = {}
     page.get_by_role("tab", name="Data", exact=True).click()
-    page.locator("#data-table").get_by_role("cell").first.wait_for(timeout=60_000)
+    page.locator("#data-table").get_by_role("gridcell").first.wait_for(timeout=60_000)
     box = page.locator("#f-data-path input").first
     box.fill(str(path))
     began = time.perf_counter()
@@ -213,20 +215,22 @@ settings = Settings.from_env()
 loaded = load_tokenizer(settings.models / "SmolLM2-135M-Instruct", spec.data).tokenizer
 data = open_data(spec.data, settings)
 encoder = Encoder(loaded, spec.data.train_on, spec.train.max_length)
-rows = done = seconds = 0
+rows = done = seconds = cpu = 0
 wanted = np.linspace(0, data.total - 1, min(data.total, int(sys.argv[2]))).astype(int)
 for _, rows in data.iterate(np.unique(wanted), 5000):
     texts = [encoder.renderer.text(data.example(row).messages) for row in rows]
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     made = loaded.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     seconds += time.perf_counter() - began
+    cpu += time.process_time() - busy
     done += len(made)
-print(json.dumps(done / seconds))
+print(json.dumps([done / seconds, done / cpu]))
 """
 
 
-def tokenizer_alone(path: Path, settings: Settings) -> float:
-    """Rows a second that `encode_batch` of tokenizers makes of the very texts, on all cores."""
+def tokenizer_alone(path: Path, settings: Settings) -> list[float]:
+    """Rows a second that `encode_batch` of tokenizers makes of the very texts, on all cores; and
+    rows a second of one core's time, which tells more where other programs run beside it."""
     env = {
         **os.environ,
         "STUDIO_HOME": str(settings.home),
@@ -242,15 +246,18 @@ def tokenizer_alone(path: Path, settings: Settings) -> float:
     )  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr)
-    return float(done.stdout)
+    told_back: list[float] = json.loads(done.stdout)
+    return told_back
 
 
 def audited(path: Path, settings: Settings, rows: int) -> dict[str, Any]:
     """Rows a second of the audit, from its start to its report, and those of the tokenizer alone
-    before and after it; the memory that it takes, its processes together."""
+    before and after it, by the clock and by the cores' own time; the memory that it takes, its
+    processes together."""
     alone = [tokenizer_alone(path, settings)]
     found, spec = dict[str, Any](), spec_of(path)
-    peak = pss = 0.0
+    peak = pss = looked = 0.0
+    cpu = dict[int, float]()
     with tempfile.TemporaryDirectory() as folder:
         home = replace(settings, home=Path(folder))
         for kind in ("models", "cache"):
@@ -258,19 +265,27 @@ def audited(path: Path, settings: Settings, rows: int) -> dict[str, Any]:
         with timed(found, "audit_s"):
             for _ in jobs.audit(home, spec):
                 family = _family(home)
-                peak = max(peak, sum(_memory(p, "uss") for p in family))
-                pss = max(pss, sum(_memory(p, "pss") for p in family))
+                cpu |= {p.pid: _cpu(p) or cpu.get(p.pid, 0.0) for p in family}
+                # To look at memory takes a while itself.
+                if time.monotonic() - looked > 5:
+                    looked = time.monotonic()
+                    peak = max(peak, sum(_memory(p, "uss") for p in family))
+                    pss = max(pss, sum(_memory(p, "pss") for p in family))
         report = jobs.audit_result(home, spec)
     assert report is not None and report.counts["rows"] == rows
     alone.append(tokenizer_alone(path, settings))
-    speed, best = rows / found["audit_s"], max(alone)
+    speed, best = rows / found["audit_s"], max(a for a, _ in alone)
+    own, best_own = rows / sum(cpu.values()), max(a for _, a in alone)
     return {
         **found,
         "audit_own_mib": round(peak),
         "audit_with_shared_and_mapped_mib": round(pss),
         "audit_rows_per_s": round(speed),
-        "tokenizer_rows_per_s": [round(a) for a in alone],
+        "tokenizer_rows_per_s": [round(a) for a, _ in alone],
         "share": round(speed / best, 3),
+        "audit_rows_per_core_s": round(own),
+        "tokenizer_rows_per_core_s": [round(a) for _, a in alone],
+        "share_by_core_time": round(own / best_own, 3),
         "counts": report.counts,
         "findings": {f.id: f.count for f in report.findings},
     }
@@ -285,6 +300,14 @@ def _family(settings: Settings) -> list[psutil.Process]:
         except (psutil.Error, ValueError, OSError):
             continue
     return found
+
+
+def _cpu(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _memory(process: psutil.Process, kind: str) -> float:
@@ -307,12 +330,9 @@ def _verdicts(found: dict[str, Any]) -> Iterator[tuple[str, float, str, bool]]:
         if name in found:
             yield words, found[name], f"at most {limit:g}", found[name] <= limit
     if "share" in found:
-        yield (
-            "audit : tokenizer alone",
-            found["share"],
-            f"at least {SHARE}",
-            found["share"] >= SHARE,
-        )
+        words = "audit : tokenizer alone"
+        for name, how in (("share", words), ("share_by_core_time", f"{words}, core time")):
+            yield how, found[name], f"at least {SHARE}", found[name] >= SHARE
 
 
 def main() -> None:

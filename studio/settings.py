@@ -59,7 +59,8 @@ class Settings:
     @property
     def roots(self) -> tuple[Path, ...]:
         """The folders that paths typed into the page must lie in."""
-        return (self.workspace, self.home, self.presets)
+        # Models are large: their folder may be a link to another disk.
+        return (self.workspace, self.home, self.models, self.presets)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":

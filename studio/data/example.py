@@ -14,7 +14,7 @@ Message = dict[str, Any]
 Row = dict[str, Any]
 Kind = Literal["chat", "text", "completion", "preference", "unpaired"]
 RowFault = Literal["broken", "unreadable", "empty_answer", "rejected", "nothing_trained"]
-SOFT_FAULTS = ("role_order", "bad_encoding")
+SOFT_FAULTS = ("role_order", "bad_encoding", "same_pair")
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,15 @@ class Broken:
 
 def soft_faults(example: Example) -> set[str]:
     """What is odd about an example that can be used all the same: role_order where the roles do
-    not take turns as they should, bad_encoding where its text was read wrongly at some time."""
+    not take turns as they should, bad_encoding where its text was read wrongly at some time,
+    same_pair where the better and the worse answer are one."""
     faults = set()
     if not _in_order(example):
         faults.add("role_order")
     if any(_badly_encoded(text) for text in texts(example)):
         faults.add("bad_encoding")
+    if example.kind == "preference" and example.chosen == example.rejected:
+        faults.add("same_pair")
     return faults
 
 
@@ -81,6 +84,13 @@ def texts(example: Example) -> list[str]:
         if message.get("tool_calls"):
             found.append(_json(message["tool_calls"]))
     return found
+
+
+def last_answer(example: Example) -> str:
+    """The last answer that is learned; nothing where there is none but text or a call."""
+    said = example.chosen or example.messages
+    last = said[-1]["content"] if said and said[-1]["role"] == "assistant" else ""
+    return str(last or example.completion).strip()
 
 
 # Between what is asked and what is answered in the text by which rows are compared.

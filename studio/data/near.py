@@ -1,5 +1,6 @@
 """Rows that are alike, found among rows of any number: their signatures lie on disk meanwhile."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
-from studio.data.example import Broken, Example, Row, RowError, likeness
+from studio.data.example import Broken, Example, Row, RowError, last_answer, likeness
 from studio.data.progress import Report
 from studio.data.table import Numbers
 from studio.spec import Drop
@@ -30,20 +31,56 @@ class Readable(Protocol):
 
 
 def again(view: Readable, rows: Numbers, step: Drop, scratch: Path, report: Report) -> Mask:
-    """Which of the rows have the step's fault: duplicate, or near_duplicate and no duplicate. The
-    first of those that are alike has none, and one that stands at several places has it at all of
-    them or at none."""
+    """Which of the rows have the step's fault, one that only rows together show; see
+    `studio.data.findings`. The first of those that are alike has none, and one that stands at
+    several places has it at all of them or at none."""
     unique, first, back = np.unique(rows, return_index=True, return_inverse=True)
-    same, near, usable = _groups(view, unique, step, scratch, report)
-    # In the order in which they stand, so that the first one stays.
-    order = np.argsort(first[usable], kind="stable")
-    found = _repeated(same[order])
-    if step.what == "near_duplicate":
-        found = _repeated(near[order]) & ~found
     faulty = np.zeros(len(unique), bool)
-    faulty[usable[order]] = found
+    if step.what == "other_language":
+        usable, found = _foreign(view, unique, report)
+        faulty[usable] = found
+    else:
+        same, near, usable = _groups(view, unique, step, scratch, report)
+        # In the order in which they stand, so that the first one stays.
+        order = np.argsort(first[usable], kind="stable")
+        found = _repeated(same[order])
+        if step.what == "near_duplicate":
+            found = _repeated(near[order]) & ~found
+        if step.what == "duplicate_answer":
+            order = order[~found]
+            found = _given_before(view, unique[usable[order]], report)
+        faulty[usable[order]] = found
     wide: Mask = faulty[back.reshape(-1)]
     return wide
+
+
+def _given_before(view: Readable, rows: Numbers, report: Report) -> Mask:
+    """Whose answer one of the rows before gave, letter by letter."""
+    seen = set[bytes]()
+    found = np.zeros(len(rows), bool)
+    for numbers, examples in _examples(view, rows, report):
+        for number, said in zip(numbers, map(last_answer, examples), strict=True):
+            if said:
+                raw = said.encode("utf-8", "replace")
+                digest = hashlib.blake2b(raw, digest_size=8).digest()
+                found[number] = digest in seen
+                seen.add(digest)
+    return found
+
+
+def _foreign(view: Readable, rows: Numbers, report: Report) -> tuple[Numbers, Mask]:
+    """Those rows that can be read, and which of them are in another language than most."""
+    # Here: its model takes a moment, and the page needs none of it.
+    from studio.data.languages import UNKNOWN, Languages, main_language
+
+    languages, usable, told = Languages(), list[int](), [np.zeros(0, np.uint8)]
+    for numbers, examples in _examples(view, rows, report):
+        usable += numbers
+        told.append(languages.tell([likeness(example) for example in examples]))
+    spoken = np.concatenate(told)
+    main = main_language(spoken, languages.names)
+    known = (main, languages.names.index(UNKNOWN)) if main is not None else ()
+    return np.array(usable, np.int64), ~np.isin(spoken, known) & (main is not None)
 
 
 def groups(view: Readable, rows: Numbers, step: Drop, scratch: Path, report: Report) -> Numbers:
@@ -71,7 +108,7 @@ def _groups(
     # Here: the page needs none of what it loads.
     from studio.data import alike
 
-    exact = step.what == "duplicate"
+    exact = step.what in ("duplicate", "duplicate_answer")
     with tempfile.TemporaryDirectory(dir=scratch, prefix="alike-") as folder:
         keys = np.zeros(len(rows), "V16")
         shape = (len(rows), alike.PERMUTATIONS)
@@ -96,14 +133,22 @@ def _groups(
 
 def _said(view: Readable, rows: Numbers, report: Report) -> Iterator[tuple[list[int], list[str]]]:
     """What the rows say, for those that can be read; many at a time."""
+    for numbers, examples in _examples(view, rows, report):
+        yield numbers, [likeness(example) for example in examples]
+
+
+def _examples(
+    view: Readable, rows: Numbers, report: Report
+) -> Iterator[tuple[list[int], list[Example]]]:
+    """The rows that can be read, as examples; many at a time."""
     for begin in range(0, len(rows), _CHUNK):
         report.stage("reading what the rows say", begin, len(rows))
-        numbers, said = list[int](), list[str]()
+        numbers, found = list[int](), list[Example]()
         for number, row in enumerate(view.read(rows[begin : begin + _CHUNK]), begin):
             try:
-                said.append(likeness(view.example(row)))
+                found.append(view.example(row))
             except RowError:
                 continue
             numbers.append(number)
-        if said:
-            yield numbers, said
+        if found:
+            yield numbers, found

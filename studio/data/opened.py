@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.data.example import Broken, Example, Kind, Row, RowError
+from studio.data.example import Broken, Example, Kind, Message, Row, RowError
 from studio.data.filters import as_text
 from studio.data.layouts import Layout
 from studio.data.progress import Report, Silent
@@ -84,6 +84,10 @@ class Data:
     def example(self, row: Row | Broken) -> Example:
         """What the row says. Raises RowError (fault, message, hint); see `where` for its place."""
         return self._view.example(row)
+
+    def glimpse(self, row: Row | Broken) -> list[Message]:
+        """What can be shown of a row of which there is no example: turns to look at."""
+        return self._view.glimpse(row)
 
     def example_at(self, position: int) -> Example:
         """What the row at the position says. Raises RowError that begins with its place."""

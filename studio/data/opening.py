@@ -66,7 +66,9 @@ class _Plan:
     def compares(self) -> bool:
         """Whether rows are held against each other, which takes long."""
         return any(
-            isinstance(step, Drop) and step.what in ("near_duplicate", "leaked")
+            isinstance(step, Drop)
+            and step.what in (*TOGETHER, "leaked")
+            and step.what != "duplicate"
             for step in self.section.steps
         )
 

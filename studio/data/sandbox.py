@@ -22,7 +22,9 @@ from jinja2.visitor import NodeTransformer
 _LONGEST = 16 * 2**20
 _ROUNDS = 200_000
 _SECONDS = 2.0
-_LARGEST_COUNT = 100_000
+# Characters of all texts that one rendering makes on its way: each of them is copied.
+_ALL = 256 * 2**20
+LARGEST_COUNT = 100_000
 
 
 def _words(text: str) -> frozenset[str]:
@@ -51,12 +53,19 @@ class Budget:
     def __init__(self, rounds: int = _ROUNDS, seconds: float = _SECONDS) -> None:
         self._rounds = rounds
         self._end = time.monotonic() + seconds
+        self._characters = _ALL
 
     def tick(self) -> None:
         """One more round. Raises SecurityError where it is one too many."""
         self._rounds -= 1
         if self._rounds < 0 or time.monotonic() > self._end:
             raise SecurityError("it loops for too long")
+
+    def charge(self, size: float) -> None:
+        """A text of that size is made. Raises SecurityError where it is one too many."""
+        self._characters -= int(size)
+        if self._characters < 0:
+            raise SecurityError("it makes too many long texts")
 
 
 _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
@@ -76,6 +85,9 @@ def fitting_size(size: float) -> None:
     """Raises SecurityError where a text of that size is too long."""
     if size > _LONGEST:
         raise SecurityError("it makes a text that is too long")
+    budget = _budget.get()
+    if budget is not None:
+        budget.charge(size)
 
 
 def fitting(value: Any) -> Any:
@@ -140,7 +152,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *given: Any, **kwargs: Any) -> Any:
         """Calls, with what goes in and comes out measured."""
-        if any(isinstance(x, int) and abs(x) > _LARGEST_COUNT for x in (*given, *kwargs.values())):
+        if any(isinstance(x, int) and abs(x) > LARGEST_COUNT for x in (*given, *kwargs.values())):
             raise SecurityError("it calls something with a number that is too large")
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and len(given) > 1 and function.__name__ == "replace":
@@ -154,11 +166,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             raise SecurityError("it writes with %, which is not known here; use ~")
         if operator in ("*", "**"):
-            fitting_size(_product(operator, left, right))
+            fitting_size(product_size(operator, left, right))
         return fitting(super().call_binop(context, operator, left, right))
 
 
-def _product(operator: str, left: Any, right: Any) -> float:
+def product_size(operator: str, left: Any, right: Any) -> float:
     """How long the product or power gets, about: in elements, or in bits."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length()
@@ -169,8 +181,33 @@ def _product(operator: str, left: Any, right: Any) -> float:
     return 0.0
 
 
-class _Bound(NodeTransformer):
-    """Puts a count into each loop and macro, and a measure on what is joined or put together."""
+class Measured(NodeTransformer):
+    """Puts a measure on what is joined or put together: filters of these names."""
+
+    def __init__(self, concat: str = "concat", made: str = "made") -> None:
+        self._concat, self._made = concat, made
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - named after the node
+        self.generic_visit(node)
+        return _filter(nodes.List(node.nodes, lineno=node.lineno), self._concat, node.lineno)
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+        return self._measured(node)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+        return self._measured(node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        # As the target of a loop it is none.
+        return self._measured(node) if node.ctx == "load" else node
+
+    def _measured(self, node: nodes.Expr) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(node, self._made, node.lineno)
+
+
+class _Bound(Measured):
+    """Puts a count into each loop and macro, too."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - named after the node
         return self._counted(node)
@@ -187,24 +224,6 @@ class _Bound(NodeTransformer):
         node.body.insert(0, nodes.ExprStmt(tick, lineno=node.lineno))
         counted: nodes.Node = node
         return counted
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _filter(nodes.List(node.nodes, lineno=node.lineno), "concat", node.lineno)
-
-    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
-        return self._measured(node)
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
-        return self._measured(node)
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
-        # As the target of a loop it is none.
-        return self._measured(node) if node.ctx == "load" else node
-
-    def _measured(self, node: nodes.Expr) -> nodes.Node:
-        self.generic_visit(node)
-        return _filter(node, "made", node.lineno)
 
 
 def _filter(of: nodes.Expr, name: str, line: int) -> nodes.Filter:

@@ -8,8 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from studio.data.convert import to_example, with_system
-from studio.data.example import SOFT_FAULTS, Broken, Example, Row, RowError, soft_faults
+from studio.data.example import (
+    SOFT_FAULTS,
+    Broken,
+    Example,
+    Message,
+    Row,
+    RowError,
+    soft_faults,
+)
 from studio.data.filters import test_of
+from studio.data.glimpse import glimpse
 from studio.data.layouts import Layout
 from studio.data.near import again
 from studio.data.progress import Report
@@ -20,7 +29,7 @@ from studio.spec import DataSection, Drop, DropColumns, Filter, Shuffle, Step, S
 CHUNK = 2000
 # What a row alone shows, what only rows together show, and what takes a tokenizer.
 ALONE = ("broken", "unreadable", "empty_answer", *SOFT_FAULTS)
-TOGETHER = ("duplicate", "near_duplicate")
+TOGETHER = ("duplicate", "near_duplicate", "duplicate_answer", "other_language")
 BY_TOKENS = ("rejected", "nothing_trained", "cut")
 
 
@@ -67,11 +76,19 @@ class Look:
         """What the row says. Raises RowError."""
         if isinstance(row, Broken):
             raise row.error()
-        source = row.source if isinstance(row, Tagged) else 0
-        example = to_example(row, self._layouts[source], self._section)
+        example = to_example(row, self._layout(row), self._section)
         for step in self._systems:
             example = with_system(example, step)
         return example
+
+    def glimpse(self, row: Row | Broken) -> list[Message]:
+        """What can be shown of a row of which there is no example."""
+        if isinstance(row, Broken) or self._section.prompt_template:
+            return []
+        return glimpse(row, self._layout(row))
+
+    def _layout(self, row: Row) -> Layout:
+        return self._layouts[row.source if isinstance(row, Tagged) else 0]
 
 
 class View(Look):

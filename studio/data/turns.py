@@ -87,6 +87,14 @@ def _message(turn: Any, where: str) -> Message:
     return message
 
 
+def role_of(turn: Mapping[str, Any]) -> str:
+    """Who speaks, by the name that is used here, or by the turn's own where that is none."""
+    key = _key(turn, _ROLE_KEYS)
+    said = str(turn[key]) if key else "?"
+    role = _ROLE_OF.get(said.lower(), said)
+    return "assistant" if role == "call" else role
+
+
 def _key(turn: Any, keys: tuple[str, ...]) -> str | None:
     """The first of the keys that the turn has a value under, or else has at all."""
     if not isinstance(turn, Mapping):
@@ -129,15 +137,20 @@ def _named(value: Any) -> str:
 _MEDIA = ("image", "image_url", "input_image", "audio", "input_audio", "video", "file")
 
 
+def media(part: Mapping[str, Any]) -> str:
+    """What the part of a message is where it is no text, as "an image (cat.png)"; else nothing."""
+    kind = str(part.get("type") or "text")
+    return _shown(kind, part) if kind in _MEDIA else ""
+
+
 def _part(part: Any, where: str) -> str:
     """The text of a part of a message that is made of several."""
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping):
-        kind = str(part.get("type") or "text")
-        if kind in _MEDIA:
+        if named := media(part):
             raise RowError(
-                f"{where} holds {_shown(kind, part)}, which a model of text can't take.",
+                f"{where} holds {named}, which a model of text can't take.",
                 "Drop such rows, or describe it in words.",
                 detail="non_text",
             )

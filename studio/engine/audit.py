@@ -17,9 +17,9 @@ import numpy as np
 from studio.data import Data, Example, Numbers, open_data
 from studio.data.findings import Finding
 from studio.data.findings import Report as Found
+from studio.data.languages import Languages
 from studio.engine import audit_crew, template
 from studio.engine.audit_findings import Facts, findings
-from studio.engine.audit_languages import Languages
 from studio.engine.audit_rows import CHUNK, Examiner, Noted
 from studio.engine.audit_sums import Sums
 from studio.engine.audit_tokens import Measurer

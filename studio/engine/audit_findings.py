@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from studio.data import Broken, Data, Example, Numbers, RowError, likeness, soft_faults, texts
-from studio.data.example import APART
+from studio.data.example import APART, last_answer
 from studio.data.findings import Finding, Severity, drop
-from studio.engine.audit_rows import Noted, answer
+from studio.engine.audit_rows import Noted
 from studio.engine.audit_sums import Sums
 from studio.engine.encode import Encoder
 from studio.spec import Filter, RunSpec
@@ -122,7 +122,7 @@ def _most_given(facts: Facts) -> str:
     if not facts.sums.counts["duplicate_answer"]:
         return ""
     times, at = _given(facts)
-    said = " ".join(answer(_read(facts, at)).split())
+    said = " ".join(last_answer(_read(facts, at)).split())
     return f" The most frequent one is given {times:,} times: “{_short(said, 40)}”."
 
 
@@ -172,7 +172,7 @@ def _shown(facts: Facts, fault: str, at: int) -> str:
     if fault == "bad_encoding":
         return _damaged(example)
     if fault == "duplicate_answer":
-        return answer(example)
+        return last_answer(example)
     return said
 
 
@@ -187,10 +187,8 @@ def _damaged(example: Example) -> str:
 
 
 def _remedy(facts: Facts, fault: str, count: int) -> dict[str, Any] | None:
-    if fault in ("same_pair", "other_language"):
-        return None
     if fault == "duplicate_answer":
-        return _without_answer(facts)
+        return _without_answer(facts) or drop(fault)
     if fault == "cut":
         # Enough for 99 rows in 100; the few that are longer still are better left out.
         enough = -(-int(facts.sums.counts["length_p99"]) // 64) * 64
@@ -203,7 +201,7 @@ def _remedy(facts: Facts, fault: str, count: int) -> dict[str, Any] | None:
 def _without_answer(facts: Facts) -> dict[str, Any] | None:
     """The step that leaves out the most frequent answer, where that is a column's text."""
     times, at = _given(facts)
-    said = answer(_read(facts, at))
+    said = last_answer(_read(facts, at))
     columns = facts.data.layout.columns
     column = next((columns[p] for p in _ANSWERS if p in columns), None)
     if column is None or not _often(facts, times) or len(said) > _FILTERED:

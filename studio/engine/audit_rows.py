@@ -12,7 +12,8 @@ from numpy.lib.format import open_memmap
 from studio.data import Broken, Data, Example, Numbers, Row, RowError, likeness, soft_faults
 from studio.data.alike import PERMUTATIONS, Keys, Signatures, marks
 from studio.data.cache import check_disk
-from studio.engine.audit_languages import Languages
+from studio.data.example import last_answer
+from studio.data.languages import Languages
 from studio.engine.audit_tokens import Measured, Measurer
 from studio.errors import StudioError
 
@@ -117,10 +118,8 @@ class Examiner:
             self._flag(at, *soft_faults(example))
             if uses_tools(example):
                 self._flag(at, "tools")
-            if example.kind == "preference" and example.chosen == example.rejected:
-                self._flag(at, "same_pair")
             # Eight bytes are enough to tell a million answers apart.
-            self.noted.answer[at] = _hashed(answer(example))
+            self.noted.answer[at] = _hashed(last_answer(example))
             places.append(at)
             examples.append(example)
         return places, examples
@@ -150,13 +149,6 @@ def uses_tools(example: Example) -> bool:
     return bool(example.tools) or any(
         message["role"] == "tool" or message.get("tool_calls") for message in example.messages
     )
-
-
-def answer(example: Example) -> str:
-    """The last answer that is learned; nothing where there is none but text or a call."""
-    said = example.chosen or example.messages
-    last = said[-1]["content"] if said and said[-1]["role"] == "assistant" else ""
-    return (last or example.completion).strip()
 
 
 def _hashed(text: str) -> int:

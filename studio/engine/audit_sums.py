@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from studio.data import Data, Numbers
 from studio.data.alike import first_like
-from studio.engine.audit_languages import UNKNOWN
+from studio.data.languages import UNKNOWN, main_language
 from studio.engine.audit_rows import FLAGS, Noted
 from studio.engine.report import Report
 from studio.spec import Drop
@@ -93,12 +93,11 @@ def _languages(
     times = np.bincount(language[read], minlength=len(names)).tolist()
     ranked = sorted(zip(times, names, strict=True), key=lambda pair: -pair[0])
     told = {name: count for count, name in ranked if count}
-    main = next((name for name in told if name != UNKNOWN), UNKNOWN)
+    main = main_language(language[read], names)
     other = np.zeros(len(language), bool)
-    if main != UNKNOWN:
-        same = (names.index(main), names.index(UNKNOWN))
-        other[read] = ~np.isin(language[read], same)
-    return told, main, other
+    if main is not None:
+        other[read] = ~np.isin(language[read], (main, names.index(UNKNOWN)))
+    return told, UNKNOWN if main is None else names[main], other
 
 
 class _Alike:

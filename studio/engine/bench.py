@@ -180,7 +180,7 @@ class Bench:
             match request["op"]:
                 case "preview":
                     start, rows = int(request.get("start", 0)), int(request.get("rows", 3))
-                    shown = seen.show(spec, start, rows, channel)
+                    shown = seen.show(spec, start, rows, channel, request.get("most"))
                 case "batch":
                     shown = seen.batch(spec, int(request.get("number", 0)), channel)
                 case "lengths":

@@ -37,11 +37,14 @@ class Preview:
         self._encoder: tuple[object, Encoder] | None = None
         self._parts: tuple[object, Parts] | None = None
 
-    def show(self, spec: RunSpec, start: int, count: int, report: Report) -> Reply:
+    def show(
+        self, spec: RunSpec, start: int, count: int, report: Report, most: int | None = None
+    ) -> Reply:
         """`total`, `parts` (rows to learn, to evaluate, to test), `layout`, `columns`, `context`
         (tokens the model can hold, or None), `note`, `findings` about the template, and the rows
-        from `start` on. A row that fails carries its `problem`, `hint` and `fault`. Raises
-        StudioError where the model or the data can't be read at all."""
+        from `start` on. A row that fails carries its `problem`, `hint` and `fault`, and as
+        `messages` what can be shown of it. Of a sequence longer than `most` tokens the middle is
+        left out. Raises StudioError where the model or the data can't be read at all."""
         data = open_data(spec.data, self._settings, report)
         folder = self._resolve(spec.model, report)
         loaded = self._load_tokenizer(folder, spec.data, report)
@@ -55,7 +58,7 @@ class Preview:
             part = next(
                 (p for p in ("validation", "test") if _holds(getattr(parts, p), position)), ""
             )
-            seen = self._row(data, row, encoder, spec)
+            seen = self._row(data, row, encoder, spec, most)
             where = {"index": position, "where": data.where(position), "part": part or "train"}
             rows.append({**where, "raw": row if isinstance(row, dict) else None, **seen})
         return {
@@ -72,7 +75,9 @@ class Preview:
     def batch(self, spec: RunSpec, number: int, report: Report) -> Reply:
         """Batch `number`, from 0, of the first epoch, exactly as a run of `spec` gets it: of which
         rows it is made, how long they are, its shape, how many of its tokens are learned and how
-        many only fill it up, and its digest. Raises StudioError."""
+        many only fill it up, and its digest; and of the whole epoch how many `prepared` rows became
+        how many `sequences`, where they are packed with how much of these full. Raises
+        StudioError."""
         # Here: they bring trl with them, and a row is shown without.
         report.stage("loading the libraries")
         from studio.engine import batches
@@ -93,9 +98,13 @@ class Preview:
         order = list(sampled)[number * size : (number + 1) * size]
         chosen = rows.select(order)
         made = batches.collator(spec, loaded.tokenizer.pad_token_id)(list(batches.bare(chosen)))
+        used = sum(rows["length"]) if spec.train.packing else None
         return {
             "number": number,
             "batches": count,
+            "prepared": len(prepared.train),
+            "sequences": len(rows),
+            "packed_full": used and round(used / (len(rows) * spec.train.max_length), 4),
             **_described(chosen, made, batches.digest(made)),
         }
 
@@ -119,11 +128,14 @@ class Preview:
         data = open_data(spec.data, self._settings, report)
         return {"index": data.find(text, start, forward, report)}
 
-    def _row(self, data: Data, row: Any, encoder: Encoder, spec: RunSpec) -> Reply:
+    def _row(
+        self, data: Data, row: Any, encoder: Encoder, spec: RunSpec, most: int | None
+    ) -> Reply:
         try:
             example = data.example(row)
         except RowError as error:
-            return {"kind": data.kind, **_EMPTY, **_problem(error)}
+            shown = {"kind": data.kind, "messages": data.glimpse(row)}
+            return {**_EMPTY, **shown, **_problem(error)}
         said = {
             "kind": example.kind,
             "messages": example.messages,
@@ -136,7 +148,7 @@ class Preview:
         (found,) = [wrong] if wrong else encoder.encode([example])
         if isinstance(found, StudioError):
             return {**_EMPTY, **said, **_problem(found)}
-        sequences = [_sequence(tokens) for tokens in found.sequences]
+        sequences = [_sequence(tokens, most) for tokens in found.sequences]
         if not found.learns:
             lost = RowError(
                 "Nothing of this row is learned: all of its answers are cut off.",
@@ -224,15 +236,28 @@ def _problem(error: StudioError) -> Reply:
     return {"problem": error.message, "hint": error.hint, "fault": fault}
 
 
-def _sequence(tokens: Tokens) -> Reply:
-    pieces = tokens.pieces()
+def _sequence(tokens: Tokens, most: int | None) -> Reply:
+    """A sequence's tokens with their ids, those that are learned, and those that are cut off; all
+    of them, or of more than `most` those at its beginning and its end: `gap` says after how many
+    how many are left out. `length`, `learned` and `lost` count all."""
+    pieces, ids, length = tokens.pieces(), tokens.encoding.ids, tokens.length
+    trained = (tokens.labels != IGNORED).tolist()
+    head, tail = length, length
+    if most is not None and length > most:
+        head, tail = most - most // 4, length - most // 4
+    end = tokens.total if most is None else min(tokens.total, length + most // 4)
     return {
         "name": tokens.name,
         "text": tokens.text,
-        "input_ids": tokens.input_ids.tolist(),
-        "tokens": pieces[: tokens.length],
-        "trained": (tokens.labels != IGNORED).tolist(),
-        "cut": pieces[tokens.length :],
+        "input_ids": ids[:head] + ids[tail:length],
+        "tokens": pieces[:head] + pieces[tail:length],
+        "trained": trained[:head] + trained[tail:],
+        "gap": [head, tail - head] if tail > head else None,
+        "cut": pieces[length:end],
+        "cut_ids": ids[length:end],
+        "length": length,
+        "learned": tokens.trained,
+        "lost": tokens.cut,
     }
 
 

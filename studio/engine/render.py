@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+from jinja2.exceptions import SecurityError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from studio.data import Message, RowError
+from studio.data.sandbox import Budget, budget
+from studio.engine import chat_sandbox
 from studio.engine.deadline import Deadline, TooLong
 from studio.errors import StudioError
+
+chat_sandbox.install()
 
 Span = tuple[int, int]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -113,7 +118,7 @@ class Renderer:
         spans: bool,
     ) -> tuple[str, list[Span]]:
         try:
-            with _one_at_a_time, self._deadline:
+            with _one_at_a_time, self._deadline, budget(Budget()):
                 rendered, found = render_jinja_template(
                     conversations=[list(messages)],
                     tools=tools,
@@ -126,6 +131,11 @@ class Renderer:
             raise StudioError(
                 f"The chat template was stopped: it took longer than {_SECONDS:g} s for one row.",
                 "Its loops are too long; mend it, or choose another one.",
+            ) from None
+        except SecurityError as error:
+            raise StudioError(
+                f"The chat template was stopped: {str(error).rstrip('.')}.",
+                "Mend it, or choose another one.",
             ) from None
         except _FAILURES as error:
             raise RowError(

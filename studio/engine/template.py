@@ -46,6 +46,7 @@ _MARKS = {
     "vicuna": (),
 }
 _MARK = re.compile(r"<\|[\w-]+\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+_BOS = re.compile(r"\{\{-?\s*bos_token\s*-?\}\}")
 _HELLO = [
     {"role": "user", "content": "Hello, who are you?"},
     {"role": "assistant", "content": "A helper."},
@@ -91,12 +92,11 @@ def apply(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]
     if own is not None:
         tokenizer.chat_template = own
         try:
-            tree = ImmutableSandboxedEnvironment(extensions=[_Generation]).parse(own)
+            ImmutableSandboxedEnvironment(extensions=[_Generation]).parse(own)
         except TemplateSyntaxError as error:
             raise StudioError(
                 f"The chat template is no Jinja: line {error.lineno}: {error.message}.", "Mend it."
             ) from None
-        _refuse_bombs(tree)
     added = missing_marks(tokenizer, section) if section.add_template_tokens else []
     if added:
         tokenizer.add_special_tokens({"additional_special_tokens": added})
@@ -105,17 +105,6 @@ def apply(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]
     if end and _has(tokenizer, end):
         tokenizer.eos_token = end
     return added
-
-
-def _refuse_bombs(tree: nodes.Template) -> None:
-    """A text times a million takes the machine's memory in one step, where nothing can stop it."""
-    for product in (*tree.find_all(nodes.Mul), *tree.find_all(nodes.Pow)):
-        for part in (product.left, product.right):
-            if isinstance(part, nodes.Const) and isinstance(part.value, int) and part.value > 1000:
-                raise StudioError(
-                    f"The chat template multiplies by {part.value:,} in line {product.lineno}.",
-                    "No conversation needs that; mend it.",
-                )
 
 
 def missing_marks(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]:
@@ -150,8 +139,8 @@ def examine(
     text = Renderer(tokenizer).text(_HELLO)
     bos = tokenizer.bos_token
     if bos and text.startswith(bos + bos):
-        words = f"The chat template begins every text with {bos} twice."
-        found.append(Finding("double_bos", "warn", 1, words))
+        words = f"The chat template begins every text with {bos} twice, which no model has seen."
+        found.append(Finding("double_bos", "warn", 1, words, remedy=_one_bos(section)))
     if tools and _TOOL["function"]["name"] not in Renderer(tokenizer).text(_HELLO, [_TOOL]):  # type: ignore[index]
         words = "Rows use tools, and the chat template writes nothing of them."
         remedy = {"field": "data.chat_template", "value": "chatml"}
@@ -165,6 +154,15 @@ def examine(
         add: dict[str, Any] = {"field": "data.add_template_tokens", "value": True}
         found.append(Finding("new_tokens", "warn", len(missing), words, remedy=add))
     return found
+
+
+def _one_bos(section: DataSection) -> dict[str, Any]:
+    """Takes the first of the two out of one's own template; there is none in chatml."""
+    own = section.chat_template_jinja or ""
+    once = _BOS.sub("", own, count=1)
+    if section.chat_template == "custom" and once != own:
+        return {"field": "data.chat_template_jinja", "value": once}
+    return {"field": "data.chat_template", "value": "chatml"}
 
 
 def _endings(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[Finding]:

@@ -10,9 +10,11 @@ from studio.settings import Settings
 from studio.spec import RunSpec
 
 
-def preview(settings: Settings, spec: RunSpec, start: int, rows: int) -> Iterator[Reply]:
-    """Rows as the trainer will get them."""
-    yield from _ask(settings, spec, "preview", start=start, rows=rows)
+def preview(
+    settings: Settings, spec: RunSpec, start: int, rows: int, most: int | None = None
+) -> Iterator[Reply]:
+    """Rows as the trainer will get them; of longer ones than `most` tokens, the two ends."""
+    yield from _ask(settings, spec, "preview", start=start, rows=rows, most=most)
 
 
 def batch(settings: Settings, spec: RunSpec, number: int) -> Iterator[Reply]:

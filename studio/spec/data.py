@@ -32,7 +32,7 @@ Layouts = Literal[
 Templates = Literal[
     "model", "chatml", "llama-3", "mistral", "gemma", "phi-3", "zephyr", "vicuna", "custom"
 ]
-# What a `drop` step can name. Those after the third stand for what only the tokenizer can tell.
+# What a `drop` step can name. The last three are what only the tokenizer can tell.
 Faults = Literal[
     "broken",
     "unreadable",
@@ -41,6 +41,9 @@ Faults = Literal[
     "bad_encoding",
     "duplicate",
     "near_duplicate",
+    "duplicate_answer",
+    "other_language",
+    "same_pair",
     "leaked",
     "rejected",
     "nothing_trained",

@@ -10,13 +10,12 @@ from studio.ui.steps import words
 
 _SIGNS = {"stop": "✕", "warn": "!", "info": "i"}
 _SAYS = {"stop": "would ruin the run", "warn": "look at it", "info": "good to know"}
-_MOST_LANGUAGES = 6
+_ORDER = ("stop", "warn", "info")
 
 
 def report(found: Report, accepted: Sequence[str]) -> str:
     """The whole report; what stops a run comes first."""
-    order = {"stop": 0, "warn": 1, "info": 2}
-    findings = sorted(found.findings, key=lambda f: order[f.severity])
+    findings = sorted(found.findings, key=lambda f: _ORDER.index(f.severity))
     stopping = blocking(findings, accepted)
     verdict = (
         f"<p class='bad'><b>{len(stopping)} finding{'s' if len(stopping) > 1 else ''} would ruin "
@@ -26,10 +25,10 @@ def report(found: Report, accepted: Sequence[str]) -> str:
     )
     items = "".join(finding(f, f.id in accepted) for f in findings)
     listing = f"<ul class='findings'>{items}</ul>" if items else ""
-    return verdict + _numbers(found.counts) + listing
+    return verdict + _numbers(found.counts, found.languages) + listing
 
 
-def _numbers(counts: dict[str, Any]) -> str:
+def _numbers(counts: dict[str, Any], languages: dict[str, int]) -> str:
     trained, tokens = counts.get("trained_tokens", 0), counts.get("tokens", 0)
     share = f"{100 * trained / tokens:.0f} % of them trained" if tokens else ""
     pairs = [
@@ -41,8 +40,20 @@ def _numbers(counts: dict[str, Any]) -> str:
             f"{counts.get('length_max', 0):,}",
             f"99 % below {counts.get('length_p99', 0):,}",
         ),
+        *([("Language", *_spoken(languages))] if languages else []),
     ]
     return html.facts(pairs)
+
+
+def _spoken(languages: dict[str, int]) -> tuple[str, str]:
+    """The language of most rows, and the share of others."""
+    all_rows = sum(languages.values())
+    shares = [
+        f"{'unclear' if name == 'und' else name} {100 * count / all_rows:.1f} %"
+        for name, count in sorted(languages.items(), key=lambda pair: -pair[1])
+    ]
+    more = f" and {len(shares) - 4} more" if len(shares) > 4 else ""
+    return shares[0], ", ".join(shares[1:4]) + more
 
 
 def finding(found: Finding, accepted: bool) -> str:
@@ -76,18 +87,23 @@ def _remedy(remedy: dict[str, Any]) -> str:
     if "field" in remedy:
         name = str(remedy["field"]).partition(".")[2]
         act = {"do": "set", "field": remedy["field"], "value": remedy["value"]}
-        return acts.button(f"Set {name} to {remedy['value']}", act)
+        value = str(remedy["value"])
+        return acts.button(f"Set {name} to {value}" if len(value) < 40 else f"Mend {name}", act)
     said = "Leave them out" if remedy.get("do") == "drop" else words(remedy)
     return acts.button(said, {"do": "add", "step": remedy}, label=words(remedy))
 
 
-def notes(findings: Sequence[Any]) -> str:
-    """What is wrong with the chat template, as a card; nothing where all is well."""
-    held = [f for f in from_dicts(findings) if f.severity != "info"]
-    if not held:
+def notes(findings: Sequence[Any], accepted: Sequence[str] = ()) -> str:
+    """What is to be said of the chat template, as a card; what does no harm, behind a click."""
+    ranked = sorted(from_dicts(findings), key=lambda f: _ORDER.index(f.severity))
+    if not ranked:
         return ""
-    items = "".join(finding(f, accepted=False) for f in held)
-    return html.card("About the chat template", f"<ul class='findings'>{items}</ul>")
+    items = "".join(finding(f, f.id in accepted) for f in ranked)
+    listing = f"<ul class='findings'>{items}</ul>"
+    if ranked[0].severity == "info":
+        summary = "<summary>Good to know of the chat template</summary>"
+        return f"<div class='card'><details>{summary}{listing}</details></div>"
+    return html.card("About the chat template", listing)
 
 
 def lengths(found: dict[str, Any]) -> str:
@@ -105,10 +121,11 @@ def lengths(found: dict[str, Any]) -> str:
 def histogram(bins: Sequence[Sequence[int]], max_length: int, title: str) -> str:
     """Lengths in tokens as bars, `max_length` as a line; what lies beyond it would be cut.
 
-    `bins` are [from, to, count], ascending.
+    `bins` are [from, to, count], ascending and of one width.
     """
     if not bins:
         return ""
+    bins = _up_to(bins, max_length)
     top = max(count for _, _, count in bins) or 1
     width = 100 / len(bins)
     bars = []
@@ -130,7 +147,7 @@ def histogram(bins: Sequence[Sequence[int]], max_length: int, title: str) -> str
         None,
     )
     line = f"<line x1='{at:.2f}' x2='{at:.2f}' y1='0' y2='100'/>" if at is not None else ""
-    limit = f"max_length {max_length:,}" if at is not None else ""
+    limit = f"max_length {max_length:,}{'' if at is not None else ' lies far to the right →'}"
     return (
         f"<figure class='lengths'><figcaption>{escape(title)}</figcaption>"
         f"<svg viewBox='0 0 100 100' preserveAspectRatio='none' role='img' "
@@ -138,3 +155,12 @@ def histogram(bins: Sequence[Sequence[int]], max_length: int, title: str) -> str
         f"<div class='axis'><span>{bins[0][0]:,}</span><span class='limit'>{limit}</span>"
         f"<span>{last:,} tokens</span></div></figure>"
     )
+
+
+def _up_to(bins: Sequence[Sequence[int]], max_length: int) -> Sequence[Sequence[int]]:
+    """The bins, and empty ones up to `max_length` where that does not leave most of them empty."""
+    begin, end, _ = bins[-1]
+    if not end <= max_length <= 3 * end:
+        return bins
+    more = range(end, max_length + 1, end - begin)
+    return [*bins, *([at, at + end - begin, 0] for at in more)]

@@ -17,6 +17,8 @@ from studio.ui.uploads import choices, take_upload
 
 # What a row looks like depends on these fields alone.
 _SEEN = ("data.", "train.max_length", "train.trainer", "model.name_or_path", "model.revision")
+# And what the batches are made of.
+_BATCH = ("data.", "model.name_or_path", "model.revision", "train.", "kto.")
 _LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 _MANY: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
 
@@ -232,6 +234,9 @@ class DataTab:
         )
         self.table.select(_row_of, self.row, self.row, **QUIET)
         self.batch_show.click(show, context.fields | {self.batch_number}, self.batch, **_MANY)
+        # A batch of other settings would be a wrong one.
+        made_of = [c.change for k, c in form.components.items() if k.startswith(_BATCH)]
+        gr.on(made_of, lambda: "", None, self.batch, **_LAST, **QUIET)
 
     def _go(self, settings: Any, spec: Any, values: Values) -> Iterator[Updates]:
         """To the row of that number, or to the next one that holds those words."""

@@ -67,6 +67,11 @@ def size(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
+def soft(words: str) -> str:
+    """A sentence that is no more than said."""
+    return f"<p class='soft'>{escape(words)}</p>"
+
+
 def wait(words: str) -> str:
     """A stage in words while something goes on."""
     return f"<p class='soft wait' role='status'>{escape(words)} …</p>"
@@ -77,19 +82,26 @@ def bubbles(messages: Iterable[dict[str, Any]]) -> str:
     with what they are called with."""
     parts = []
     for message in messages:
-        role = (
-            message["role"]
-            if message["role"] in ("system", "user", "assistant", "tool")
-            else "tool"
-        )
-        said = escape(str(message.get("content") or ""))
+        role = message["role"]
+        kind = role if role in ("system", "user", "assistant", "tool") else "tool"
+        said = shortened(str(message.get("content") or ""))
         calls = "".join(_call(call) for call in message.get("tool_calls") or ())
         parts.append(
             # What has a direction of its own does not decide about that of the whole.
-            f"<div class='said {role}' dir='auto'><small dir='ltr'>{escape(role)}</small>"
+            f"<div class='said {kind}' dir='auto'><small dir='ltr'>{escape(role)}</small>"
             f"{said}{calls}</div>"
         )
     return f"<div class='talk'>{''.join(parts)}</div>" if parts else ""
+
+
+def shortened(text: str) -> str:
+    """The text as HTML; of a very long one the beginning, and how much more there is."""
+    more = f"\n… {len(text) - _MOST:,} more characters" if len(text) > _MOST else ""
+    return escape(text[:_MOST]) + more
+
+
+# Characters of one text: more than that nobody reads, and a page with it is slow.
+_MOST = 20_000
 
 
 def _call(call: dict[str, Any]) -> str:
@@ -116,25 +128,34 @@ _SPECIAL = re.compile(r"&lt;\|?[A-Za-z_/][\w|/-]*\|?&gt;|\[/?INST\]")
 
 def exact(text: str) -> str:
     """The rendered text, its special tokens marked."""
-    return (
-        f"<pre class='exact'>{_SPECIAL.sub(lambda m: f'<mark>{m[0]}</mark>', escape(text))}</pre>"
-    )
+    marked = _SPECIAL.sub(lambda m: f"<mark>{m[0]}</mark>", shortened(text))
+    return f"<pre class='exact'>{marked}</pre>"
 
 
 def tokens(row: dict[str, Any]) -> str:
-    """The tokens, coloured by trained or not, cut ones struck through; hover tells id and text."""
-    parts = []
-    for piece, number, trained in zip(row["tokens"], row["input_ids"], row["trained"], strict=True):
-        mark = " class=t" if trained else ""
-        parts.append(
-            f"<span{mark} title='{number} {escape(repr(piece), quote=True)}'>{escape(piece)}</span>"
+    """The tokens of a preview's sequence, coloured by trained or not, cut ones struck through;
+    hover tells id and text."""
+    parts = [
+        _token(piece, number, "t" if trained else "")
+        for piece, number, trained in zip(
+            row["tokens"], row["input_ids"], row["trained"], strict=True
         )
-    parts += [f"<span class=c>{escape(piece)}</span>" for piece in row.get("cut", ())]
-    trained = sum(row["trained"])
-    cut = len(row.get("cut", ()))
+    ]
+    if row["gap"]:
+        at, left_out = row["gap"]
+        parts.insert(at, f"<b class='gap'> … {left_out:,} tokens more … </b>")
+    parts += [_token(*pair, "c") for pair in zip(row["cut"], row["cut_ids"], strict=True)]
+    if row["lost"] > len(row["cut"]):
+        parts.append(f"<b class='gap'> … {row['lost'] - len(row['cut']):,} tokens more</b>")
     legend = (
-        f"<div class='legend'><span><span class='t'>trained</span> {trained}</span>"
-        f"<span>not trained {len(row['tokens']) - trained}</span><span><span class='c'>cut "
-        f"off</span> {cut}</span></div>"
+        f"<div class='legend'><span><span class='t'>trained</span> {row['learned']:,}</span>"
+        f"<span>not trained {row['length'] - row['learned']:,}</span><span><span class='c'>cut "
+        f"off</span> {row['lost']:,}</span></div>"
     )
     return f"{legend}<div class='tokens' dir='auto'>{''.join(parts)}</div>"
+
+
+def _token(piece: str, number: int, kind: str) -> str:
+    mark = f" class={kind}" if kind else ""
+    title = f"{number} {escape(repr(piece), quote=True)}"
+    return f"<span{mark} title='{title}'>{escape(piece)}</span>"

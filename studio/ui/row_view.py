@@ -9,7 +9,6 @@ from studio.errors import StudioError
 from studio.ui import html
 
 _NAMES = {"": "", "chosen": "the better answer", "rejected": "the worse answer"}
-_RAW_MOST = 20_000
 
 
 def row(reply: dict[str, Any], found: dict[str, Any]) -> str:
@@ -62,10 +61,9 @@ def raw(value: Any, where: str) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-    more = f"\n… {len(text) - _RAW_MOST:,} more characters" if len(text) > _RAW_MOST else ""
     return (
         f"<div class='card'><details><summary>Raw, from {escape(where or 'its source')}</summary>"
-        f"<pre class='code wrap' dir='auto'>{escape(text[:_RAW_MOST])}{more}</pre></details></div>"
+        f"<pre class='code wrap' dir='auto'>{html.shortened(text)}</pre></details></div>"
     )
 
 
@@ -81,6 +79,13 @@ def batch(reply: dict[str, Any]) -> str:
         )
         lines.append(f"<div class='packed'>{bars}</div>")
     full = 100 * (1 - reply["padding"] / max(1, reply["tokens"] + reply["padding"]))
+    if reply["packed_full"]:
+        packing = (
+            f"Packing puts {reply['prepared']:,} rows into {reply['sequences']:,} sequences, "
+            f"{100 * reply['packed_full']:.0f} % full. No row is cut for it, and none sees another."
+        )
+    else:
+        packing = "Each row stands by itself, for packing is off."
     facts = html.facts(
         [
             ("Shape", f"{height} × {width:,}", "sequences × tokens"),
@@ -90,7 +95,7 @@ def batch(reply: dict[str, Any]) -> str:
     )
     return (
         f"<p class='soft'>Batch {reply['number'] + 1:,} of {reply['batches']:,} in the first "
-        f"epoch, in the order of the run.</p>{facts}{''.join(lines)}"
+        f"epoch, in the order of the run. {packing}</p>{facts}{''.join(lines)}"
         "<p class='soft'>sha256 of its input_ids and labels; the run notes the same for its first "
         f"batch:</p><code class='digest'>{escape(reply['sha256'])}</code>"
     )

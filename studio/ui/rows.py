@@ -1,7 +1,7 @@
 """What the page shows of the rows, in pieces as they become known: the facts and the table, one
 row, lengths, a batch, what was found, the audit. Each function yields what to show next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -30,6 +30,8 @@ _PAGE = 50
 # How many rows are looked at for lengths, and before a start.
 _LENGTHS = 1000
 _JUDGED = 1000
+# Of one row; a page with more of them is slow.
+_TOKENS = 4000
 
 Table = list[list[Any]]
 Overview = tuple[str, Table, list[str]]
@@ -144,7 +146,8 @@ def overview(settings: Settings, spec: RunSpec, number: int) -> Iterator[Overvie
         shown = data.raw(start - 1, _PAGE)
         words = _facts(spec, data.layout, f"{data.total:,} rows", ", ".join(held))
         last = start + len(shown) - 1
-        words += f"<p class='soft'>The table shows rows {start:,} to {last:,}.</p>"
+        words += "".join(map(html.soft, data.notes))
+        words += html.soft(f"The table shows rows {start:,} to {last:,}.")
         yield words, [_line(start + n, row, data) for n, row in enumerate(shown)], data.columns
     except StudioError as error:
         yield html.problem(error), [], []
@@ -202,37 +205,39 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
         data = opened(settings, spec)
         if data is not None:
             if number > data.total:
-                yield html.card(
-                    "Row",
-                    f"<p class='soft'>There is no row {number:,}; the last is {data.total:,}.</p>",
-                )
+                words = f"There is no row {number:,}; the last is {data.total:,}."
+                yield html.card("Row", html.soft(words))
                 return
             chat = _at_once(data, number)
-        for reply in jobs.preview(settings, spec, number - 1, 1):
+        for reply in jobs.preview(settings, spec, number - 1, 1, _TOKENS):
             if not reply.get("done"):
                 stage = html.wait(str(reply.get("stage", "")))
                 yield chat + html.card("As the model sees it", stage)
             else:
-                yield _row(reply, number)
+                yield _row(reply, number, spec.data.accepted)
     except StudioError as error:
         yield chat + html.card("As the model sees it", html.problem(error))
 
 
 def _at_once(data: Data, number: int) -> str:
     """The row as a chat, before any tokenizer is there."""
+    (row,) = data.raw(number - 1, 1)
     try:
-        example = data.example(data.row(number - 1))
+        said, wrong = data.example(row).messages, ""
     except StudioError as error:
-        return html.card(f"Row {number:,}", html.problem(error))
-    return html.card(f"Row {number:,} of {data.total:,}", html.bubbles(example.messages))
+        said, wrong = data.glimpse(row), html.problem(error)
+    return html.card(f"Row {number:,} of {data.total:,}", html.bubbles(said), wrong)
 
 
-def _row(reply: dict[str, Any], number: int) -> str:
-    notes = audit_view.notes(reply.get("findings", ()))
+def _row(reply: dict[str, Any], number: int, accepted: Sequence[str]) -> str:
+    findings = reply.get("findings", ())
+    notes = audit_view.notes(findings, accepted)
     if not reply["rows"]:
         words = f"There is no row {number:,}; the data has {reply['total']:,}."
-        return notes + html.card("Row", f"<p class='soft'>{words}</p>")
-    return notes + row_view.row(reply, reply["rows"][0])
+        return notes + html.card("Row", html.soft(words))
+    row = row_view.row(reply, reply["rows"][0])
+    # What does no harm comes last.
+    return row + notes if all(f["severity"] == "info" for f in findings) else notes + row
 
 
 def lengths(settings: Settings, spec: RunSpec) -> Iterator[str]:
@@ -261,16 +266,18 @@ def batch(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
 
 
 def find(settings: Settings, spec: RunSpec, text: str, after: int) -> Iterator[tuple[int, str]]:
-    """The number of the next row after `after` that holds the text, or 0, and words."""
+    """The number of the next row after `after` that holds the text, or 0, and words. After the
+    last row it goes on with the first."""
     try:
         confined(settings, spec.data)
-        for reply in jobs.find(settings, spec, text, after):
-            if not reply.get("done"):
-                yield 0, html.wait(str(reply.get("stage", "")))
-            elif reply.get("index") is None:
-                yield 0, f"<p class='soft'>No row after {after:,} holds “{escape(text)}”.</p>"
-            else:
-                yield reply["index"] + 1, ""
+        for begin in (after, 0):
+            for reply in jobs.find(settings, spec, text, begin):
+                if not reply.get("done"):
+                    yield 0, html.wait(str(reply.get("stage", "")))
+            if reply.get("index") is not None:
+                yield reply["index"] + 1, "" if begin else html.soft("From the first row on again.")
+                return
+        yield 0, html.soft(f"No row holds “{text}”.")
     except StudioError as error:
         yield 0, html.problem(error)
 

@@ -196,6 +196,25 @@ def test_lengths_are_measured_on_a_sample_and_rows_are_found(
     assert preview.find(spec_with(), "name? 1", 12, False, recorder) == {"index": 12}
 
 
+def test_of_a_long_row_both_ends_are_shown_and_all_is_counted(
+    settings: Settings, spec_with: SpecWith, recorder: Recorder, tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "a" * 300}, {"role": "assistant", "content": "b" * 300}]
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"messages": turns}), encoding="utf-8")
+    spec = spec_with(data={"path": str(path), "validation": "0"}, train={"max_length": 400})
+    preview = Preview(settings)
+    (whole,) = preview.show(spec, 0, 1, recorder)["rows"][0]["sequences"]
+    (short,) = preview.show(spec, 0, 1, recorder, most=100)["rows"][0]["sequences"]
+    for name in ("length", "learned", "lost", "text"):
+        assert short[name] == whole[name]
+    assert (whole["length"], whole["gap"], len(whole["tokens"])) == (400, None, 400)
+    assert whole["lost"] == len(whole["cut"]) == len(whole["cut_ids"])
+    assert short["gap"] == [75, 300] and len(short["cut"]) == min(25, whole["lost"])
+    for name in ("tokens", "input_ids", "trained"):
+        assert short[name] == whole[name][:75] + whole[name][375:]
+
+
 def test_a_batch_that_is_not_there_is_refused(
     settings: Settings, spec_with: SpecWith, recorder: Recorder
 ) -> None:

@@ -62,6 +62,13 @@ def test_a_template_that_is_no_jinja_is_told_with_its_line(
         "{{ 1 / 0 }}",
         "{{ messages[9].content.x.y }}",
         "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}"
+        "{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=['ab']) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}"
+        "{% endfor %}{{ n.x | tojson }}",
+        "{{ 'ab'.join(['x' * 999] * 999) * 999 }}",
     ],
 )
 def test_a_template_that_reaches_for_more_is_stopped(
@@ -94,6 +101,10 @@ def test_what_is_wrong_with_a_template_is_found(tokenizer: PreTrainedTokenizerBa
     twice = "{{ bos_token }}" + PLAIN["inst"]
     custom = section(chat_template="custom", chat_template_jinja=twice)
     assert ids(tokenizer, custom)["double_bos"] == "warn"
+    (double,) = [f for f in template.examine(tokenizer, custom) if f.id == "double_bos"]
+    assert double.remedy == {"field": "data.chat_template_jinja", "value": PLAIN["inst"]}
+    mended = section(chat_template="custom", chat_template_jinja=PLAIN["inst"])
+    assert "double_bos" not in ids(tokenizer, mended)
     shy = PLAIN["strung"].replace("{{ m.content }}", "{{ m.content if loop.last else '…' }}")
     custom = section(chat_template="custom", chat_template_jinja=shy)
     assert ids(tokenizer, custom)["unstable"] == "stop"

@@ -96,12 +96,13 @@ def test_tokens_show_hostile_pieces_as_text() -> None:
     pieces = [HOSTILE, "' onclick='x", "<|im_start|>", "\n", "é"]
     row = {
         "tokens": pieces, "input_ids": [1, 2, 3, 4, 5], "trained": [True, False, True, False, True],
-        "cut": [HOSTILE, "<b>"],
+        "cut": [HOSTILE, "<b>"], "cut_ids": [6, 7], "gap": None, "length": 5, "learned": 3,
+        "lost": 2,
     }  # fmt: skip
     reader = read(html.tokens(row))
     assert "".join([*pieces, HOSTILE, "<b>"]) in "".join(reader.words)
     titles = [a["title"] for _tag, a in reader.elements if "title" in a]
-    assert titles == [f"{n} {piece!r}" for n, piece in enumerate(pieces, 1)]
+    assert titles == [f"{n} {piece!r}" for n, piece in enumerate([*pieces, HOSTILE, "<b>"], 1)]
 
 
 def test_tokens_are_coloured_by_what_is_trained_and_counted() -> None:
@@ -110,6 +111,11 @@ def test_tokens_are_coloured_by_what_is_trained_and_counted() -> None:
         "input_ids": [7, 8, 9],
         "trained": [False, True, True],
         "cut": ["d"],
+        "cut_ids": [10],
+        "gap": [1, 5000],
+        "length": 5003,
+        "learned": 2,
+        "lost": 4001,
     }
     made = html.tokens(row)
     shown = [
@@ -117,14 +123,21 @@ def test_tokens_are_coloured_by_what_is_trained_and_counted() -> None:
         for _tag, attributes in read(made).elements
         if "title" in attributes
     ]
-    assert shown == [(None, "7 'a'"), ("t", "8 'b'"), ("t", "9 'c'")]
+    assert shown == [(None, "7 'a'"), ("t", "8 'b'"), ("t", "9 'c'"), ("c", "10 'd'")]
     words = said(made)
-    assert "trained 2" in words and "not trained 1" in words and "cut off 1" in words
+    assert "trained 2" in words and "not trained 5,001" in words and "cut off 4,001" in words
+    assert "a … 5,000 tokens more … bcd … 4,000 tokens more" in words
 
 
 def test_tokens_that_do_not_match_their_marks_are_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         html.tokens({"tokens": ["a"], "input_ids": [1], "trained": []})
+
+
+def test_a_text_of_megabytes_makes_no_page_of_megabytes() -> None:
+    long = "ab<" * 10**6
+    for made in (html.bubbles([{"role": "user", "content": long}]), html.exact(long)):
+        assert len(made) < 50_000 and "2,980,000 more characters" in said(made)
 
 
 def test_special_tokens_are_marked_in_the_exact_text() -> None:
@@ -179,7 +192,7 @@ def preview(**changes: Any) -> dict[str, Any]:
     turn = {"role": "assistant", "content": HOSTILE, "tool_calls": [call]}
     sequence = {
         "name": "", "tokens": [HOSTILE], "input_ids": [1], "trained": [True], "cut": [],
-        "text": HOSTILE,
+        "text": HOSTILE, "cut_ids": [], "gap": None, "length": 1, "learned": 1, "lost": 0,
     }  # fmt: skip
     return {
         "index": 0, "where": HOSTILE, "part": "train", "raw": {HOSTILE: HOSTILE}, "kind": "chat",
@@ -222,14 +235,42 @@ def test_a_report_is_shown_as_text_and_its_buttons_do_what_they_say() -> None:
     assert "Nothing here would ruin" in said(audit_view.report(report, ["cut"]))
     assert "7" in said(audit_view.lengths(lengths)) and "cut" in said(audit_view.lengths(lengths))
     assert audit_view.notes([]) == "" and HOSTILE in said(audit_view.notes([vars(finding())]))
+    assert "<details" in audit_view.notes([vars(finding(severity="info"))])
+
+
+def test_the_languages_of_the_rows_are_told() -> None:
+    spoken = {"en": 900, "fa": 80, "und": 15, "de": 4, "fr": 1}
+    words = said(audit_view.report(Report({"rows": 1000}, (), {}, spoken), []))
+    assert "en 90.0 %" in words and "fa 8.0 %, unclear 1.5 %, de 0.4 % and 1 more" in words
+
+
+@pytest.mark.parametrize(
+    ("bins", "limit", "shown"),
+    [
+        ([[0, 10, 3], [10, 20, 1]], 15, "max_length 15"),
+        ([[0, 10, 3], [10, 20, 1]], 20, "max_length 20"),
+        ([[0, 10, 3], [10, 20, 1]], 55, "max_length 55"),
+        ([[0, 10, 3], [10, 20, 1]], 500, "max_length 500 lies far to the right"),
+    ],
+)
+def test_the_longest_that_is_kept_is_on_the_chart(
+    bins: list[list[int]], limit: int, shown: str
+) -> None:
+    made = audit_view.histogram(bins, limit, "a title")
+    assert shown in said(made) and ("<line" in made) == ("far" not in shown)
+    assert made.count("<rect") == (2 if "far" in shown else max(2, limit // 10 + 1))
 
 
 def test_a_batch_is_drawn_row_by_row() -> None:
     reply = {
         "number": 0, "batches": 9, "shape": [2, 10], "rows": [[4, 7], [1]],
         "lengths": [[6, 4], [5]], "tokens": 15, "trained": 8, "padding": 5, "sha256": HOSTILE,
+        "prepared": 30, "sequences": 12, "packed_full": None,
     }  # fmt: skip
     made = row_view.batch(reply)
+    assert "packing is off" in said(made)
+    packed = said(row_view.batch({**reply, "packed_full": 0.913}))
+    assert "30 rows into 12 sequences, 91 % full" in packed
     assert HOSTILE in said(made) and "75 %" in said(made)
     widths = [a["style"] for tag, a in read(made).elements if tag == "i"]
     assert widths == ["width:60.000%", "width:40.000%", "width:50.000%"]

@@ -35,7 +35,8 @@ def test_roles_that_do_not_take_turns_are_a_fault(roles: str) -> None:
 
 def test_the_order_counts_over_prompt_and_answer() -> None:
     user, answer = chat("u").messages, chat("a").messages
-    assert not soft_faults(Example("preference", user, chosen=answer, rejected=answer))
+    same = Example("preference", user, chosen=answer, rejected=answer)
+    assert soft_faults(same) == {"same_pair"}
     assert soft_faults(Example("preference", user, chosen=answer, rejected=user))
     assert not soft_faults(Example("unpaired", user, chosen=answer, label=True))
     assert soft_faults(Example("unpaired", user + answer, chosen=answer, label=True))

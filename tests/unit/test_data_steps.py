@@ -222,6 +222,27 @@ def test_rows_that_say_nearly_the_same_leave_their_first_one(
     assert left(settings, path, {"do": "drop", "what": "near_duplicate"}) == [0, 1, 3, 4, 5]
 
 
+def test_answers_given_before_and_other_languages_are_left_out(
+    settings: Settings, tmp_path: Path
+) -> None:
+    pairs = [
+        ("Who painted the ceiling of the chapel?", "Nobody knows that."),
+        ("Where does the river end?", "It ends in the sea, beyond the hills."),
+        ("When was the old bridge built?", "Nobody knows that."),
+        # The same as an earlier one: that is a fault of its own.
+        ("who painted the ceiling  of the chapel?", "Nobody knows that."),
+        ("Wie lange dauert die Fahrt bis zum Bahnhof?", "Ungefähr eine halbe Stunde dauert sie."),
+        ("12 + 13", "25"),
+    ]
+    rows = [{"prompt": q, "completion": a, "n": n} for n, (q, a) in enumerate(pairs)]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    assert left(settings, path, {"do": "drop", "what": "duplicate_answer"}) == [0, 1, 3, 4, 5]
+    assert left(settings, path, {"do": "drop", "what": "other_language"}) == [0, 1, 2, 3, 5]
+    # Nothing is foreign where nothing can be told.
+    path = jsonl(tmp_path / "b.jsonl", [{"text": str(n), "n": n} for n in range(3)])
+    assert left(settings, path, {"do": "drop", "what": "other_language"}) == [0, 1, 2]
+
+
 def test_rows_that_leak_into_a_held_out_part_are_not_learned(
     settings: Settings, tmp_path: Path
 ) -> None:

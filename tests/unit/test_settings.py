@@ -73,6 +73,14 @@ def test_paths_outside_are_refused(confined: Settings, path: str) -> None:
     assert str(confined.workspace) in caught.value.hint
 
 
+def test_models_may_lie_on_another_disk(confined: Settings, tmp_path: Path) -> None:
+    disk = tmp_path / "disk" / "tiny"
+    disk.mkdir(parents=True)
+    confined.home.mkdir(exist_ok=True)
+    confined.models.symlink_to(disk.parent)
+    assert confined.confine(str(confined.models / "tiny")) == disk
+
+
 def test_a_link_that_leads_outside_is_refused(confined: Settings) -> None:
     (confined.workspace / "link.jsonl").symlink_to(confined.workspace.parent / "secret.jsonl")
     (confined.workspace / "up").symlink_to("..")

@@ -78,9 +78,17 @@ class Languages:
         return np.unique(np.concatenate(found), return_counts=True)
 
 
+def main_language(numbers: npt.NDArray[np.uint8], names: Sequence[str]) -> int | None:
+    """The number of the language that most texts are in; None where it can be told of none."""
+    times = np.bincount(numbers, minlength=len(names))
+    times[names.index(UNKNOWN)] = 0
+    return int(times.argmax()) if times.any() else None
+
+
 def _bytes(text: str) -> bytes:
     """The text as the model reads it."""
     head = text[:LOOKED_AT]
     if head.isupper():
         head = head.lower()
-    return LanguageIdentifier._encode(head)[:LOOKED_AT]
+    encoded: bytes = LanguageIdentifier._encode(head)[:LOOKED_AT]
+    return encoded
