@@ -20,6 +20,7 @@ from studio.runs import Run, RunState, RunStore, keep, queue
 from studio.runs.control import WISHES
 from studio.settings import Settings
 from studio.spec import RunSpec
+from studio.spec.reference import reference
 
 Result = dict[str, Any]
 Command = Callable[[argparse.Namespace, Settings], tuple[int, Result]]
@@ -411,6 +412,24 @@ def _export(options: argparse.Namespace, settings: Settings) -> tuple[int, Resul
     return 0, {"run": run.id, "format": options.format, "out": str(out), "files": files}
 
 
+def _settings(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    page = reference()
+    if options.write:
+        Path(options.write).write_text(page, encoding="utf-8")
+        _say(options, f"{options.write} is written.")
+    else:
+        _say(options, page, end="")
+    return 0, {"settings": [f"{section}.{name}" for section, name, _, _ in spec.fields()]}
+
+
+def _final(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    store = _store(settings)
+    run = jobs.final(store, settings, store.get(options.run))
+    _say(options, f"run {run.id}")
+    state = store.state(run) if options.detach else _watch(options, store, run)
+    return (0 if options.detach or state.status == "finished" else 1), _summary(run, state)
+
+
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
@@ -462,6 +481,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "--format": {"choices": ("adapter", "merged"), "required": True},
     "--out": {"required": True, "help": "a new or empty folder"},
+    "--write": {"metavar": "FILE", "help": "write them there, as Markdown"},
     "--home": {"help": "where runs and models are kept (else STUDIO_HOME, else ~/.atelier)"},
     "--json": {"action": "store_true", "help": "the last line on stdout is one JSON object"},
 }
@@ -490,6 +510,8 @@ _COMMANDS: tuple[tuple[str, Command, str, str], ...] = (
     ("chat", _chat, "ask a run's base, tuned or merged model", "run --prompt --model --set"),
     ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --batch --set"),
     ("audit", _audit, "look at all rows; exit 0 only if none would ruin a run", "recipe --set"),
+    ("final", _final, "a run's settings once more, over all of its rows", "run --detach"),
+    ("settings", _settings, "every setting, with its default and its help", "--write"),
     ("export", _export, "write the adapter, or a merged model", "run --format --out"),
 )
 

@@ -5,6 +5,7 @@ from studio.jobs.audit import audit, audit_going, audit_result, stop_audit
 from studio.jobs.bench import Bench
 from studio.jobs.conduct import ensure
 from studio.jobs.export import export
+from studio.jobs.final import final
 from studio.jobs.index import index, stop_index
 from studio.jobs.preview import batch, code, find, lengths, preview, tree
 from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
@@ -31,6 +32,7 @@ __all__ = [
     "ensure",
     "export",
     "extend",
+    "final",
     "find",
     "follow",
     "index",

@@ -148,6 +148,11 @@ def _extend(hands: Hands, run: Run, act: Act) -> Done:
     return Done(_said(f"{title_of(run)} goes on for {specs.show(epochs)} more epochs."), run.id)
 
 
+def _final(hands: Hands, run: Run, act: Act) -> Done:
+    new = jobs.final(hands.store, hands.settings, run)
+    return Done(_said(f"{title_of(new)} learns from all rows of {title_of(run)}."), new.id)
+
+
 def _branch(hands: Hands, run: Run, act: Act) -> Done:
     step = act.get("step")
     if not isinstance(step, int):
@@ -236,6 +241,7 @@ _ON_ONE: dict[str, Callable[[Hands, Run, Act], Done]] = {
     "resume": _resume,
     "enqueue": _resume,
     "extend": _extend,
+    "final": _final,
     "branch": _branch,
     "use": _use,
     "talk": _talk,

@@ -8,6 +8,7 @@ from studio import spec as specs
 from studio.errors import SpecError, StudioError
 from studio.runs import ENDED, Run, RunState, RunStore, checkpoints, keep
 from studio.spec import RunSpec, fields, show
+from studio.spec.check_train import holds_back
 from studio.ui.runs_list import UNREADABLE, state_of
 
 _LABELS = {f"{s}.{n}": meta.label for s, n, _info, meta in fields()}
@@ -95,6 +96,8 @@ def able(
         can.sort(key=lambda act: act != "resume")
     if status == "finished" and steps and spec:
         can.append("extend")
+    if status == "finished" and spec and holds_back(spec.data):
+        can.append("final")
     if steps and spec:
         can.append("branch")
     if spec:

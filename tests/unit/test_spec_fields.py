@@ -8,7 +8,7 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from studio.errors import SpecError
+from studio.errors import Problem, SpecError
 from studio.spec import DEFAULTS, REWARDS, SECTIONS, Meta, fields, parse
 from tests.unit.libraries import METHODS
 
@@ -202,6 +202,18 @@ def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
     assert list(problems(tree)) == [field]
 
 
+def mended(tree: dict[str, Any]) -> list[Problem]:
+    """The problems, each of which has a change that mends it."""
+    try:
+        parse(tree)
+    except SpecError as error:
+        found = error.problems
+    else:
+        return []
+    assert all(p.changes for p in found)
+    return found
+
+
 @pytest.mark.parametrize(
     "tree",
     [
@@ -224,15 +236,12 @@ def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
 def test_the_changes_that_come_with_problems_mend_them(tree: dict[str, Any]) -> None:
     """All buttons pressed, one after the other, leave a spec that is right."""
     for _ in range(12):
-        try:
-            parse(tree)
-        except SpecError as error:
-            assert all(p.changes for p in error.problems)
-            for key, value in error.problems[0].changes.items():
-                section, _, name = key.partition(".")
-                tree.setdefault(section, {})[name] = value
-        else:
+        found = mended(tree)
+        if not found:
             return
+        for key, value in found[0].changes.items():
+            section, _, name = key.partition(".")
+            tree.setdefault(section, {})[name] = value
     raise AssertionError(tree)
 
 

@@ -7,11 +7,12 @@ const ACTS = {
   pause: ['Pause', 'Saves and gives the memory back, to go on later'], stop: ['Stop and keep', 'Finishes the step, saves, and ends'],
   kill: ['Stop now, save nothing'], save: ['Save now', 'A checkpoint after this step'], evaluate: ['Evaluate now', 'After this step'],
   discard: ['Stop and discard', 'Ends now and removes its checkpoints and adapter', 'Discard all of it? Press again'],
+  final: ['Final run on all rows', 'The same settings, with nothing held back'],
   use: ['Use these settings', 'Copies them into the form'], pack: ['Take the run along', 'Settings, log, notes and adapter as one file'],
   clean: ['Remove its checkpoints', 'Frees the disk; it can’t go on from them then', 'Remove all of them? Press again'],
   delete: ['Delete', 'Can be undone for a week'],
 };
-const QUIET = ['talk', 'resume', 'enqueue', 'first', 'stop', 'pause', 'kill', 'up', 'down', 'remove', 'extend', 'use'];
+const QUIET = ['talk', 'resume', 'enqueue', 'first', 'stop', 'pause', 'kill', 'up', 'down', 'remove', 'extend', 'final', 'use'];
 const PRIMARY = ['talk', 'resume', 'enqueue', 'first'];
 
 async function learn() {
