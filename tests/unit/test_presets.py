@@ -2,18 +2,25 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from studio.data import BUNDLED, locate, open_data
 from studio.settings import PROJECT, Settings
-from studio.spec import DEFAULTS, diff, load
+from studio.spec import DEFAULTS, TRAINERS, diff, load
 
 PRESETS = sorted((PROJECT / "presets").glob("*.yaml"))
-PERSONA = PROJECT / "presets" / "data" / "persona.jsonl"
-HELD_OUT = PROJECT / "presets" / "data" / "persona_heldout.jsonl"
+DATA = PROJECT / "presets" / "data"
+PERSONA = DATA / "persona.jsonl"
+HELD_OUT = DATA / "persona_heldout.jsonl"
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
 def normalised(text: str) -> str:
@@ -31,7 +38,7 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[st
 
 @pytest.fixture(scope="module")
 def held_out() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in HELD_OUT.read_text(encoding="utf-8").splitlines()]
+    return read("persona_heldout.jsonl")
 
 
 def test_there_are_recipes_and_the_main_one_is_among_them() -> None:
@@ -44,6 +51,27 @@ def test_a_recipe_loads_and_says_why_it_is_there(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ") and len(first) > 20
     assert diff(spec), "a recipe that changes nothing"
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_a_recipe_says_why_of_each_value(path: Path) -> None:
+    """In a comment above it or behind it; nothing in it points to a machine or a site."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for _section, body in yaml.compose(text).value:
+        for key, _value in body.value:
+            number = key.start_mark.line
+            above, own = lines[number - 1].lstrip(), lines[number]
+            assert above.startswith("# ") or "  # " in own, own
+    assert not re.search(r"https?://|/home/|/root|/tmp|~/", text)
+
+
+def test_each_trainer_has_a_recipe_that_works_with_bundled_rows() -> None:
+    for trainer in TRAINERS:
+        spec = load(PROJECT / "presets" / f"trainer-{trainer}.yaml")
+        assert spec.train.trainer == trainer
+        assert spec.data.path in BUNDLED
+        assert spec.model.name_or_path == DEFAULTS.model.name_or_path
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
@@ -100,3 +128,31 @@ def test_no_held_out_question_is_trained(
 
 def test_no_held_out_question_holds_its_own_answer(held_out: list[dict[str, Any]]) -> None:
     assert not [r for r in held_out if r["must_contain"].lower() in r["question"].lower()]
+
+
+def test_of_a_pair_each_question_is_its_own_and_the_answers_differ() -> None:
+    pairs = read("persona_pairs.jsonl")
+    assert 40 <= len(pairs) == len({normalised(pair["prompt"]) for pair in pairs})
+    assert all(normalised(pair["chosen"]) != normalised(pair["rejected"]) for pair in pairs)
+    assert len({pair["chosen"] for pair in pairs}) == len(pairs)
+
+
+def test_as_many_answers_are_marked_good_as_bad() -> None:
+    marks = read("persona_marks.jsonl")
+    assert len({normalised(row["prompt"]) for row in marks}) == len(marks)
+    assert set(Counter(row["label"] for row in marks).values()) == {len(marks) // 2}
+
+
+def test_the_answers_of_the_sums_are_right() -> None:
+    sums = read("workshop_sums.jsonl")
+    assert len({row["prompt"] for row in sums}) == len(sums) >= 40
+    for row in sums:
+        first, second = map(int, re.findall(r"\d+", row["prompt"]))
+        away = "taken away" in row["prompt"]
+        assert int(row["completion"]) == (first - second if away else first + second)
+
+
+def test_no_held_out_question_is_in_another_bundled_set(held_out: list[dict[str, Any]]) -> None:
+    asked = {normalised(row["question"]) for row in held_out}
+    for name in ("persona_pairs.jsonl", "persona_marks.jsonl", "workshop_sums.jsonl"):
+        assert not asked & {normalised(row["prompt"]) for row in read(name)}
