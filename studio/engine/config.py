@@ -23,6 +23,7 @@ CONFIGS: dict[str, Any] = {
 # What trl's configs have no field for: where it arrives is said there.
 _OURS = {
     "trainer",  # which config this is
+    "engine",  # engine.quick
     "early_stopping_patience",  # engine.stopping
     "early_stopping_threshold",
     "add_eos_token",  # engine.encode

@@ -16,6 +16,7 @@ from studio.engine.callback import Done, StudioCallback
 from studio.engine.config import trainer_config
 from studio.engine.dataset import Prepared, prepare
 from studio.engine.load import Hardware, fit_embeddings, hardware, load_model
+from studio.engine.quick import engage
 from studio.engine.report import Reporter
 from studio.engine.reporters import prepare_reporters
 from studio.engine.result import first_weights, save_result
@@ -56,7 +57,10 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     report.stage("adding the adapter")
     trainer = build(run, spec, where, model, loaded, prepared, folder, **own)
     trainer.told = lambda sha256: report.event("batch", sha256=sha256)
-    callback, checkpoint = _callback(run, report, _facts(trainer, prepared, where))
+    facts = _facts(trainer, prepared, where)
+    # After the facts: the fast form of a weight is no parameter.
+    facts["engine"] = engage(trainer, spec, where, report)
+    callback, checkpoint = _callback(run, report, facts)
     trainer.add_callback(callback)
     if checkpoint is not None:
         # What the base model's loss is, was measured at the first start.

@@ -4,13 +4,16 @@ and with checkpoints that are whole or absent."""
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import DPOTrainer, KTOTrainer, SFTTrainer
+from trl import DPOTrainer, KTOTrainer
 
 from studio.engine.batches import Order, digest
+from studio.engine.fast import FastTrainer
 from studio.engine.load import Hardware
+from studio.engine.quick import AS_PLAIN
 from studio.engine.report import Report
 from studio.engine.whole import WholeCheckpoints
 from studio.settings import Settings
@@ -49,16 +52,22 @@ class Base(WholeCheckpoints):
         """Our order; accelerate leaves a sampler that is not torch's own as it is."""
         return self.order
 
+    def evaluate(self, *rest: Any, **more: Any) -> Any:
+        """Only looks: the steps after it meet the chance that they would have met without it."""
+        with torch.random.fork_rng():
+            return super().evaluate(*rest, **more)  # type: ignore[misc]
+
     def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         """Tells the first batch's digest, as the trainer got it."""
+        plain = inputs.pop(AS_PLAIN, None) if isinstance(inputs, dict) else None
         if self.told is not None:
             told, self.told = self.told, None
-            told(digest(inputs))
+            told(digest(plain() if plain else inputs))
         return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
 
 
-class Sft(Base, SFTTrainer):
-    """Learns answers."""
+class Sft(Base, FastTrainer):
+    """Learns answers; on the fast path where `quick.engage` switches it on."""
 
 
 class Dpo(Base, DPOTrainer):

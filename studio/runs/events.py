@@ -10,7 +10,7 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
   reported after that step is reported anew. `changes` are those that were made after it and are
   made again at their steps
 - stage: `text` in words, with `done` and `total` where they can be counted
-- start: training begins: `max_steps`, `num_train_epochs`, `train_rows`, `eval_rows`,
+- start: training begins: `max_steps`, `num_train_epochs`, `train_rows`, `eval_rows`, `engine`,
   `parameters`, `trainable`, `device`
 - log: a point of the chart: `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`, `num_tokens`,
   `tokens_per_second`

@@ -17,6 +17,7 @@ from studio.spec.data import (
     Take,
 )
 from studio.spec.evaluate import EvalSection
+from studio.spec.fast import FastSection, refusals
 from studio.spec.field import Meta, meta_of, show
 from studio.spec.generate import GenerateSection
 from studio.spec.grpo import REWARDS, GrpoSection
@@ -62,6 +63,7 @@ __all__ = [
     "Drop",
     "DropColumns",
     "EvalSection",
+    "FastSection",
     "Filter",
     "GenerateSection",
     "GrpoSection",
@@ -88,6 +90,7 @@ __all__ = [
     "not_merged",
     "parse",
     "plain",
+    "refusals",
     "show",
     "tree",
     "used",

@@ -9,6 +9,7 @@ from studio.errors import Problem
 from studio.spec.check_adapter import check_adapter
 from studio.spec.check_train import check_training
 from studio.spec.data import COUNT, SHARE, SLICE, DataSection, Drop, Filter
+from studio.spec.fast import check_fast
 from studio.spec.train import NEXT_TOKEN
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def check(spec: "RunSpec") -> list[Problem]:
         *_templates(spec),
         *_parts(spec.data),
         *check_training(spec),
+        *check_fast(spec),
     ]
 
 

@@ -15,6 +15,7 @@ from studio.spec.adapter import AdapterSection
 from studio.spec.check import check
 from studio.spec.data import DataSection
 from studio.spec.evaluate import EvalSection
+from studio.spec.fast import FastSection
 from studio.spec.field import Meta, Section, meta_of, show
 from studio.spec.generate import GenerateSection
 from studio.spec.grpo import GrpoSection
@@ -57,6 +58,7 @@ class RunSpec(Section):
     p_tuning: PTuningSection = PTuningSection()
     multitask_prompt_tuning: MultitaskPromptTuningSection = MultitaskPromptTuningSection()
     train: TrainSection = TrainSection()
+    fast: FastSection = FastSection()
     cpt: CptSection = CptSection()
     dpo: DpoSection = DpoSection()
     kto: KtoSection = KtoSection()
@@ -83,6 +85,7 @@ SECTIONS: dict[str, type[Section]] = {
     "p_tuning": PTuningSection,
     "multitask_prompt_tuning": MultitaskPromptTuningSection,
     "train": TrainSection,
+    "fast": FastSection,
     "cpt": CptSection,
     "dpo": DpoSection,
     "kto": KtoSection,

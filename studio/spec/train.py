@@ -21,7 +21,7 @@ PAIRED = ("dpo", "orpo", "reward")
 
 
 class TrainSection(OptimizerFields):
-    """How the adapter is trained. Every name but `trainer` is a field of trl's configs."""
+    """How the adapter is trained. Every name but `trainer` and `engine` is a field of trl's configs."""
 
     trainer: Trainers = option(
         "sft",
@@ -128,6 +128,14 @@ class TrainSection(OptimizerFields):
         label="Activation checkpointing",
         group="Memory and speed",
         link=f"{_HF}/transformers/grad_checkpointing",
+    )
+    engine: Literal["auto", "plain", "fast"] = option(
+        "auto",
+        "How a step is computed. auto: the fast path on an Ampere GPU or newer where it fits, else "
+        "trl's own; plain is the reference; fast insists. They learn the same.",
+        label="Engine",
+        group="Memory and speed",
+        link=f"{_HF}/trl/reducing_memory_usage",
     )
     tf32: bool = option(
         False,

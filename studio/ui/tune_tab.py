@@ -46,8 +46,9 @@ class TuneTab:
                     info="Settings that go together. Loading one sets every field.",
                 )
                 context.form.make("train.trainer")
+                context.form.make("adapter.method")
                 with gr.Row():
-                    context.form.basic("adapter")
+                    context.form.basic("adapter", group="LoRA")
                 with gr.Row():
                     context.form.make("train.num_train_epochs")
                     context.form.make("train.learning_rate")
@@ -55,7 +56,7 @@ class TuneTab:
                     context.form.make("train.per_device_train_batch_size")
                     context.form.make("train.max_length")
                 own = [name for name in (*METHODS, *TRAINERS) if name in SECTIONS]
-                context.form.advanced("adapter", *own, "train", "eval")
+                context.form.advanced("adapter", *own, "train", "fast", "eval")
                 with gr.Accordion("Save as a recipe", open=False, elem_id="save-recipe"):
                     self.name = gr.Textbox(
                         label="Name", placeholder="my-persona", max_lines=1, elem_id="recipe-name"

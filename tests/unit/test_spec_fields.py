@@ -288,7 +288,7 @@ def test_a_spec_cannot_be_changed_in_place() -> None:
         (
             ("train", "eval"),
             "SFTConfig",
-            {"trainer", "early_stopping_patience", "early_stopping_threshold"},
+            {"trainer", "engine", "early_stopping_patience", "early_stopping_threshold"},
         ),
         (("dpo",), "DPOConfig", set()),
         (("kto",), "KTOConfig", set()),

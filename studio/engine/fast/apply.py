@@ -105,7 +105,11 @@ def apply(model: Any, plan: Plan, note: Note, longest: int) -> Applied | Refused
     linears = [*(m.base_layer for m in anatomy.adapted), *anatomy.bare]
     _switch(anatomy, linears)
     applied = Applied(model, anatomy, plan, note)
-    off = _distance(applied, anatomy, expected)
+    try:
+        off = _distance(applied, anatomy, expected)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        applied.restore()
+        return Refused((f"It fails on this model: {(str(error).splitlines() or [''])[0]}",))
     if not off <= _TOLERANCE.get(dtype, _TOLERANCE_16):
         applied.restore()
         return Refused(

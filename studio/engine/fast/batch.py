@@ -35,6 +35,8 @@ class Flat:
     pad_token_id: int
     longest: int
     tokens: int | None = None
+    # Where nothing is compiled or recorded, no shape has to come again, and nothing is filled up.
+    exact: bool = False
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """`examples` hold input_ids and may hold labels and, where packed, seq_lengths."""
@@ -45,7 +47,7 @@ class Flat:
             if n
         ]
         real = sum(lengths)
-        total = self.tokens if self.tokens and real <= self.tokens else rung(real, _LEAST)
+        total = self.tokens if self.tokens and real <= self.tokens else self._length(real)
         ids = np.full(total, self.pad_token_id, dtype=np.int64)
         labels = np.full(total, IGNORED, dtype=np.int64)
         ids[:real] = np.concatenate([np.asarray(e["input_ids"]) for e in examples])
@@ -70,3 +72,6 @@ class Flat:
             "max_length_q": max(self.longest, *lengths),
             "num_tokens": real,
         }
+
+    def _length(self, real: int) -> int:
+        return real if self.exact else rung(real, _LEAST)

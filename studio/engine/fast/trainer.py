@@ -28,7 +28,8 @@ class FastTrainer(SFTTrainer):
         reasons = self._reasons()
         if reasons:
             return Refused(tuple(reasons))
-        if plan.tokens is None and self.args.packing:
+        fixed = plan.compile or plan.graphs or self.args.device.type == "cuda"
+        if plan.tokens is None and self.args.packing and fixed:
             tokens = self.args.per_device_train_batch_size * self.args.max_length
             plan = replace(plan, tokens=tokens)
         if self.args.gradient_checkpointing and not plan.replay:
@@ -39,7 +40,9 @@ class FastTrainer(SFTTrainer):
             return applied
         # Counted now: the fast form of a weight is no parameter.
         self._parameters = self.model.num_parameters(exclude_embeddings=True)
-        self.data_collator = Flat(self._tokenizer.pad_token_id, longest, plan.tokens)
+        self.data_collator = Flat(
+            self._tokenizer.pad_token_id, longest, plan.tokens, exact=not fixed
+        )
         self._settle_arguments()
         self._sums: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.fast = applied
