@@ -79,18 +79,17 @@ class ModelTab:
     def _make_token(self) -> None:
         """For models that are private or gated. What is typed goes to a file of the home at once,
         and into no other place."""
-        with gr.Row():
-            self.token = gr.Textbox(
-                label="Hub token",
-                info="For private and gated models. Kept in the home, readable by you alone; it is "
-                "in no recipe, run, log or draft. Empty: that of `hf auth login`, or HF_TOKEN.",
-                type="password",
-                elem_id="hub-token",
-                scale=5,
-            )
+        self.token = gr.Textbox(
+            label="Hub token",
+            info="For private and gated models. Kept in the home, readable by you alone; it is in "
+            "no recipe, run, log or draft. Without one: that of `hf auth login`, or HF_TOKEN.",
+            type="password",
+            elem_id="hub-token",
+        )
+        with gr.Row(elem_classes="token-row"):
+            self.kept = gr.HTML(elem_id="token-state")
             self.keep = gr.Button("Keep it", size="sm", elem_id="token-keep", min_width=80)
             self.forget = gr.Button("Forget it", size="sm", elem_id="token-forget", min_width=80)
-        self.kept = gr.HTML(elem_id="token-state")
 
     def _make_code(self) -> None:
         self.list = gr.Button("List the Python files", size="sm", elem_id="code-list")
