@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,16 @@ class StudioCallback(TrainerCallback):
         wishes: Wishes,
         before: int = 0,
         rates: Mapping[int, float] | None = None,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         """`facts` goes into the start event: rows, parameters, device; `before` are the tokens that
-        an earlier attempt saw, `rates` the learning rates that are to be set after a step."""
+        an earlier attempt saw, `rates` the learning rates that are to be set after a step. `over`
+        is asked at the beginning: whether an earlier attempt had trained all that there was."""
         self._report = report
         self._facts = facts
         self._wishes = wishes
         self._rates = dict(rates or {})
+        self._over = over
         self._step_began = 0.0
         self._busy_s = 0.0
         self._before = self._tokens = before
@@ -96,7 +99,7 @@ class StudioCallback(TrainerCallback):
             num_train_epochs=args.num_train_epochs,
             **self._facts,
         )
-        if state.global_step >= state.max_steps:
+        if self._over() or state.global_step >= state.max_steps:
             raise Done
         self._change_rate(state.global_step, more)
 

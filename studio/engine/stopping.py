@@ -28,6 +28,23 @@ def stop_early(trainer: Any, spec: RunSpec) -> None:
         trainer.add_callback(EarlyStoppingCallback(patience, threshold))
 
 
+def go_on(trainer: Any, spec: RunSpec, longer: bool) -> bool:
+    """Called once a checkpoint was taken up, with which transformers puts back how long the run
+    had been waiting, but also how long it was to wait: the settings say that. One that had finished
+    and is trained `longer` begins to wait anew. Returns whether the run has stopped early before it
+    was cut off."""
+    over = False
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, EarlyStoppingCallback):
+            patience = spec.eval.early_stopping_patience or 1
+            callback.early_stopping_patience = patience
+            callback.early_stopping_threshold = spec.eval.early_stopping_threshold
+            if longer:
+                callback.early_stopping_patience_counter = 0
+            over = callback.early_stopping_patience_counter >= patience
+    return over
+
+
 def stopped_early(trainer: Any) -> str:
     """Why the run ended early, in words; nothing if it did not."""
     state = trainer.state

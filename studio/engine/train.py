@@ -21,7 +21,7 @@ from studio.engine.report import Reporter
 from studio.engine.reporters import prepare_reporters
 from studio.engine.result import first_weights, save_result
 from studio.engine.source import resolve
-from studio.engine.stopping import refuse_impossible, stop_early, stopped_early
+from studio.engine.stopping import go_on, refuse_impossible, stop_early, stopped_early
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
 from studio.engine.trainers import EpochOfOrder, own_arguments, trainer_class
 from studio.errors import StudioError
@@ -60,7 +60,7 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     facts = _facts(trainer, prepared, where)
     # After the facts: the fast form of a weight is no parameter.
     facts["engine"] = engage(trainer, spec, where, report)
-    callback, checkpoint = _callback(run, report, facts)
+    callback, checkpoint = _callback(run, report, trainer, facts)
     trainer.add_callback(callback)
     if checkpoint is not None:
         # What the base model's loss is, was measured at the first start.
@@ -89,7 +89,7 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
 
 
 def _callback(
-    run: Run, report: Reporter, facts: dict[str, Any]
+    run: Run, report: Reporter, trainer: Any, facts: dict[str, Any]
 ) -> tuple[StudioCallback, Path | None]:
     """The callback, and the checkpoint to go on from, with what was told until then."""
     checkpoint, _ = checkpoints.newest(run.checkpoints)
@@ -104,7 +104,12 @@ def _callback(
             rates[step] = event["learning_rate"]
     # trl counts from 0 again.
     seen = [e["num_tokens"] for e in events.shown(told) if e["step"] <= step and "num_tokens" in e]
-    return StudioCallback(report, facts, Wishes(run), max(seen, default=0), rates), checkpoint
+    longer = any(
+        e["type"] == "end" and e.get("status") == "finished" and e.get("step") == step for e in told
+    )
+    over = partial(go_on, trainer, run.spec(), longer)
+    before = max(seen, default=0)
+    return StudioCallback(report, facts, Wishes(run), before, rates, over), checkpoint
 
 
 def _losses(history: list[dict[str, Any]]) -> dict[str, float | None]:

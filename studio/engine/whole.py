@@ -36,6 +36,15 @@ class WholeCheckpoints:
         best = self.state.best_model_checkpoint
         checkpoints.rotate(root, self.args.save_total_limit, Path(best) if best else None)
 
+    def _finalize_training(self, *rest: Any) -> Any:
+        """`Trainer` would delete the last checkpoint piece by piece where only one is kept and
+        another is the best; but a longer run begins with it."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*rest)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+
     def _name_best(self, folder: Path, root: Path) -> None:
         """The best checkpoint by the name it will have; the state on disk must not say another."""
         best = self.state.best_global_step
