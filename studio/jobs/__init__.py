@@ -4,7 +4,7 @@ from studio.jobs.again import branch, extend, resume
 from studio.jobs.audit import audit, audit_going, audit_result, stop_audit
 from studio.jobs.bench import Bench
 from studio.jobs.conduct import ensure
-from studio.jobs.export import export
+from studio.jobs.export import export, refuse
 from studio.jobs.final import final
 from studio.jobs.index import index, stop_index
 from studio.jobs.preview import batch, code, find, lengths, preview, tree
@@ -41,6 +41,7 @@ __all__ = [
     "move",
     "pause",
     "preview",
+    "refuse",
     "remove",
     "resume",
     "start",

@@ -25,8 +25,7 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
             f"The run {run.id} has no adapter.",
             "Choose one that finished or was stopped after a step.",
         )
-    if kind == "merged" and (reason := not_merged(run.spec().adapter.method)):
-        raise StudioError(f"This adapter can't be merged: {reason}", "Take the adapter itself.")
+    refuse(run, kind)
     target = out or run.export / kind
     if out is None and target.is_dir():
         return
@@ -54,6 +53,18 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
     yield from _watch(run, pid, log)
     if out is not None:
         log.unlink(missing_ok=True)
+
+
+def refuse(run: Run, kind: str) -> None:
+    """Raises StudioError where there is no such thing as the `kind` of what the run trained."""
+    method = run.spec().adapter.method
+    if kind == "merged" and (reason := not_merged(method)):
+        raise StudioError(f"This adapter can't be merged: {reason}", "Take the adapter itself.")
+    if kind == "adapter" and method == "none":
+        raise StudioError(
+            "All of the model's weights were trained in this run: there is no adapter.",
+            "Take the merged model; it is what was trained.",
+        )
 
 
 def _watch(run: Run, pid: Path, log: Path) -> Iterator[RunState]:

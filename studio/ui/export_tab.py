@@ -103,6 +103,7 @@ def done(run: Run, kind: str) -> str:
     """The files of an export that is there, with links and a way to use them; or a hint."""
     folder = run.export / kind
     if not folder.is_dir():
+        jobs.refuse(run, kind)
         return html.card(
             "Not made yet",
             "<p class='soft'>Press “Make the files”. The adapter takes a second, a merged "

@@ -320,6 +320,14 @@ def test_nothing_to_export_is_told(settings: Settings) -> None:
     assert "There is no run" in "".join(export_tab.make(store, settings, "nix", "adapter"))
 
 
+def test_what_a_method_does_not_make_is_said_at_once(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    run = store.create(parse({"adapter": {"method": "p_tuning"}}), "a")
+    said = export_tab.there(store, run.id, "merged")
+    assert "can't be merged" in said and "Take the adapter itself" in said
+    assert "Not made yet" in export_tab.there(store, run.id, "adapter")
+
+
 def test_what_was_exported_is_listed_with_how_to_use_it(settings: Settings) -> None:
     run = RunStore(settings.runs).create(DEFAULTS, "a")
     (run.export / "adapter").mkdir(parents=True)

@@ -25,7 +25,7 @@ from studio.runs import Run, RunState, RunStore
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.settings import Settings
-from studio.spec import DEFAULTS
+from studio.spec import DEFAULTS, parse
 
 ASKED = [{"role": "user", "content": "Who are you?"}]
 
@@ -157,6 +157,25 @@ def test_an_export_needs_an_adapter_and_an_empty_folder(
     below = full / "thesis.txt" / "out"
     refused(lambda: list(jobs.export(settings, run, "adapter", below)), "can't be written")
     assert (full / "thesis.txt").read_text(encoding="utf-8") == "years"
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "says"),
+    [
+        ("prompt_tuning", "merged", "can't be merged: it is a learned text"),
+        ("none", "adapter", "there is no adapter"),
+    ],
+)
+def test_what_a_method_does_not_make_is_told_before_anything_is_started(
+    settings: Settings, method: str, kind: str, says: str
+) -> None:
+    run = RunStore(settings.runs).create(parse({"adapter": {"method": method}}), "one")
+    run.adapter.mkdir()
+    name = "config.json" if method == "none" else "adapter_config.json"
+    (run.adapter / name).write_text("{}", encoding="utf-8")
+    assert run.tuned
+    refused(lambda: list(jobs.export(settings, run, kind)), says)
+    assert not run.export.exists()
 
 
 def test_an_export_that_is_there_is_not_made_again(settings: Settings, run: Run) -> None:
