@@ -324,7 +324,7 @@ def test_what_a_method_does_not_make_is_said_at_once(settings: Settings) -> None
     store = RunStore(settings.runs)
     run = store.create(parse({"adapter": {"method": "p_tuning"}}), "a")
     said = export_tab.there(store, run.id, "merged")
-    assert "can't be merged" in said and "Take the adapter itself" in said
+    assert "a learned text in front of each row" in said and "Take the adapter itself" in said
     assert "Not made yet" in export_tab.there(store, run.id, "adapter")
 
 
