@@ -12,9 +12,9 @@ from playwright.sync_api import expect
 from studio.runs import Run, RunStore, checkpoints, keep
 from tests.e2e.conftest import Server, Watched
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
-_WORKER_MS = 90_000
-_STEPS = 1200
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+_WORKER_MS = 180_000
+_STEPS = 700
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def _quick(watched: Watched) -> None:
     watched.tab("Tune")
     watched.page.locator("#recipe input").click()
     watched.page.get_by_role("option", name="quick").click()
-    expect(watched.page.locator("#chosen")).to_contain_text("tiny")
+    expect(watched.page.locator("#chosen")).to_contain_text("tiny", timeout=60_000)
 
 
 def _more(watched: Watched) -> None:
@@ -136,9 +136,9 @@ def test_tried_in_two_ways_compared_named_and_deleted(watched: Watched, store: R
     expect(table).to_contain_text("Max steps")
     first, second = sorted(store.list()[:2], key=lambda run: run.id)
     for run in (first, second):
-        page.locator(f"[data-run='{run.id}']").click()
+        page.locator(f".runs button[data-run='{run.id}']").click()
         _status(watched, "finished")
-    page.locator(f"[data-run='{first.id}']").click()
+    page.locator(f".runs button[data-run='{first.id}']").click()
     page.get_by_label(f"{second.id} with the run in view").check()
     expect(table.locator("tbody tr")).to_have_count(2)
     table.get_by_role("button", name="steps", exact=True).click()
@@ -196,8 +196,8 @@ def test_what_is_discarded_is_asked_for_once_more(watched: Watched, store: RunSt
     expect(again).to_be_visible()
     assert run.process() is not None
     again.click()
+    expect(page.locator("#runs-message")).to_contain_text("is removed", timeout=60_000)
     _status(watched, "stopped")
     assert run.process() is None and not run.adapter.exists() and not run.checkpoints.exists()
-    expect(page.locator("#runs-message")).to_contain_text("is removed")
     assert json.loads(run.exit.read_text())["code"] is not None
     assert watched.errors == []

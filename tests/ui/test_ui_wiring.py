@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -16,9 +16,10 @@ from studio.runs import Run, RunStore, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.settings import PROJECT, Settings
-from studio.spec import DEFAULTS, Meta, RunSpec, fields, load, parse, tree
+from studio.spec import DEFAULTS, SECTIONS, Meta, RunSpec, diff, fields, load, meta_of, parse, tree
 from studio.ui import steps
-from studio.ui.form import LISTS, field_id, from_widget
+from studio.ui.form import LISTS, field_id, to_widget
+from tests.alternatives import needed, others
 from tests.ui.conftest import write
 
 PERSONA = load(PROJECT / "presets" / "persona.yaml")
@@ -30,25 +31,13 @@ def box(section: str, name: str, meta: Meta) -> str:
     return "v" + key[1:] if meta.widget in LISTS else key
 
 
+def box_of(section: str, name: str) -> str:
+    """The same, by the field's name."""
+    return box(section, name, meta_of(SECTIONS[section].model_fields[name]))
+
+
 KEYS = {box(s, n, meta): (s, n) for s, n, _info, meta in fields()}
 INFOS = {box(s, n, meta): info for s, n, info, meta in fields()}
-# What must change with a field, or the two together can't be honoured.
-WITH: dict[str, dict[str, Any]] = {
-    "f-data-completion_template": {"f-data-prompt_template": "{{ a }}"},
-    "f-data-chat_template_jinja": {"f-data-chat_template": "custom"},
-}
-# For the fields whose other values can't be told from their type.
-OTHERS: dict[str, Any] = {
-    "f-model-name_or_path": "owner/name", "f-model-revision": "v1", "f-data-path": "other/set",
-    "f-data-name": "x", "f-data-split": "test", "f-data-revision": "v2",
-    "f-data-encoding": "utf-16",
-    "f-data-prompt_template": "{{ a }}", "f-data-completion_template": "{{ b }}",
-    "f-data-chat_template_jinja": "{{ messages }}", "f-data-validation": "9", "f-data-test": "8",
-    "f-data-columns": "prompt = a", "f-data-accepted": ["cut"],
-    "v-data-steps": '[{"do": "shuffle"}]', "v-data-also": '[{"path": "a.csv"}]',
-    "f-adapter-target_modules": ["q_proj"],
-    "f-train-neftune_noise_alpha": 5, "f-generate-system_prompt": "Be brief.",
-}  # fmt: skip
 
 
 class Page:
@@ -143,8 +132,9 @@ def spec_of(answer: dict[str, Any]) -> RunSpec:
 
 
 def marks(answer: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What is marked, but for fields that are merely not used."""
     found: dict[str, dict[str, str]] = json.loads(answer["marks"])
-    return found
+    return {key: mark for key, mark in found.items() if set(mark) != {"unused"}}
 
 
 def test_the_page_opens_with_the_main_recipe(served: Page) -> None:
@@ -170,43 +160,37 @@ def test_a_draft_that_is_none_opens_the_main_recipe(served: Page, draft: Any) ->
     assert spec_of(served.fire("page", "load", {"atelier-draft": draft})) == PERSONA
 
 
-def other(key: str) -> Any:
-    """A value of the field that the recipe in hand doesn't have."""
-    if key in OTHERS:
-        return OTHERS[key]
+def changed(key: str) -> RunSpec:
+    """The recipe in hand with another value of the field, and what it takes to be used."""
     section, name = KEYS[key]
-    now = getattr(getattr(PERSONA, section), name)
-    if isinstance(now, bool):
-        return not now
-    candidates: list[Any] = [c for c in get_args(INFOS[key].annotation) if isinstance(c, str)]
-    if isinstance(now, int | float):
-        candidates = [now + n for n in (1, 0.25, -0.25, 25)]
-    return next(v for v in candidates if v != now and allowed(section, name, v))
-
-
-def allowed(section: str, name: str, value: Any) -> bool:
-    try:
-        parse({section: {name: value}})
-    except SpecError:
-        return False
-    return True
+    for value in others(f"{section}.{name}"):
+        wanted = diff(PERSONA)
+        for part, held in needed(f"{section}.{name}").items():
+            wanted.setdefault(part, {}).update(held)
+        wanted.setdefault(section, {})[name] = value
+        try:
+            spec = parse(wanted)
+        except SpecError:
+            continue
+        if getattr(getattr(spec, section), name) != getattr(getattr(PERSONA, section), name):
+            return spec
+    raise AssertionError(f"no other value of {key}: add one to tests/alternatives.py")
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_control_reaches_the_spec_and_is_marked(served: Page, key: str) -> None:
-    values = {key: other(key), **WITH.get(key, {})}
+    wanted = changed(key)
+    differs = diff(wanted, PERSONA)
+    held = {box_of(s, n): getattr(getattr(wanted, s), n) for s, of in differs.items() for n in of}
+    values = {k: to_widget(value, INFOS[k]) for k, value in held.items()}
     opened = served.fire("page", "load")
     answer = served.fire(key, "change", {**opened, **values}, gives="marks")
-    marked = {field_id(".".join(KEYS[k])) for k in values}
-    assert set(marks(answer)) == marked
-    assert all(list(mark) == ["changed"] for mark in marks(answer).values())
+    marked = {k for k, mark in marks(answer).items() if "changed" in mark}
+    assert marked == {field_id(".".join(KEYS[k])) for k in values}
+    assert "unused" not in marks(answer)[field_id(".".join(KEYS[key]))]
     kept = answer["atelier-draft"]
     assert kept["recipe"] == "persona"
-    wanted = tree(PERSONA)
-    for k, value in values.items():
-        section, name = KEYS[k]
-        wanted[section][name] = from_widget(value, INFOS[k])
-    assert parse(kept["tree"]) == parse(wanted) != PERSONA
+    assert parse(kept["tree"]) == wanted != PERSONA
 
 
 def test_everything_on_the_right_answers_a_change(served: Page) -> None:
@@ -283,6 +267,52 @@ def test_settings_join_the_queue_behind_the_run_that_goes(
     with queue.changing(store.root) as ids:
         ids.clear()
     shutil.rmtree(store.get(waiting).path)
+
+
+def test_the_buttons_of_the_live_view_act_on_its_run(
+    served: Page, home: Settings, going: Run
+) -> None:
+    store = RunStore(home.runs)
+
+    def pressed(do: str, run: Run, **more: Any) -> dict[str, Any]:
+        act = json.dumps({"do": do, "run": run.id, **more})
+        return served.fire("live", "act", served.fire("page", "load"), data={"act": act})
+
+    answer = pressed("stop", going)
+    assert going.stop.exists() and "problem" not in str(answer["runs-message"])
+    assert "still going" in pressed("delete", going)["runs-message"]
+    other = store.create(parse({"train": {"seed": 77}}), "other")
+    answer = pressed("use", other)
+    assert answer["tabs"]["selected"] == "Tune" and spec_of(answer) == other.spec()
+    answer = pressed("talk", other)
+    assert answer["tabs"]["selected"] == "Chat" and json.loads(answer["live"])["run"] == other.id
+    answer = pressed("delete", other)
+    assert "Deleted other" in answer["runs-message"] and "Bring it back" in answer["space"]
+    assert json.loads(answer["live"])["run"] == going.id and other not in store.list()
+    assert json.loads(pressed("restore", other)["live"])["run"] == other.id
+    assert "other" in served.fire("runs-space", "expand")["space"]
+    shutil.rmtree(other.path)
+
+
+def test_several_values_are_counted_and_join_the_queue(
+    served: Page, home: Settings, going: Run
+) -> None:
+    opened = served.fire("page", "load")
+    typed = {**opened, "sweep-field": "train.seed", "sweep-values": "1, x, 3"}
+    assert "<b>x</b>" in served.fire("sweep-values", "change", typed)["sweep-seen"]
+    assert "Nothing was added" in served.fire("sweep-add", "click", typed)["sweep-seen"]
+    typed["sweep-values"] = "1, 2, 3"
+    assert "<b>3 runs</b>" in served.fire("sweep-values", "change", typed)["sweep-seen"]
+    answer = served.fire("sweep-add", "click", typed)
+    assert "3 runs wait" in answer["runs-message"]
+    store = RunStore(home.runs)
+    runs = [store.get(run) for run in queue.waiting(store.root)]
+    assert [run.spec().train.seed for run in runs] == [1, 2, 3]
+    assert json.loads(answer["live"])["run"] == runs[0].id
+    with queue.changing(store.root) as ids:
+        ids.clear()
+    for run in runs:
+        shutil.rmtree(run.path)
 
 
 def test_a_recipe_is_saved_and_loaded_again(served: Page, home: Settings) -> None:

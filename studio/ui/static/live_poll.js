@@ -1,6 +1,8 @@
 // What starts all of it, and asks again while the page is looked at.
 function follow(id) {
   if (!id || id === followed) return;
+  element.dataset.points = 0;
+  $('tried-box').hidden = true;
   followed = id; offset = 0; points = []; evals = []; state = {}; ready = false; about = null; delete over[id];
   $('chart').hidden = $('knobs').hidden = true; $('trace').textContent = ''; $('log').textContent = '';
   $('does').replaceChildren(); $('primary').replaceChildren(); $('labels').replaceChildren(); doesKey = '';
@@ -28,6 +30,8 @@ async function tick() {
       if (first || points.length !== before + fresh.length) await redraw(); else await extend(fresh, freshEvals);
     }
     if ($('log-box').open) await log();
+    if (fresh.some((p) => p['completions/mean_length'] != null)) $('tried-box').hidden = false;
+    if ($('tried-box').open) await tried();
   } finally {
     busy = false;
     if (id !== followed) tick();
