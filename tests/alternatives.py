@@ -77,6 +77,7 @@ WITH: dict[str, Tree] = {
     "grpo.reward_model": {"grpo": {"reward_model_weight": 1.0, "reward_model": "one"}},
     "grpo.reward_model_weight": {"grpo": {"reward_model": "one"}},
     "grpo.exact_match_weight": {"grpo": {"json_weight": 1.0}},
+    "eval.load_best_model_at_end": {"eval": {"eval_steps": 50}, "train": {"save_steps": 100}},
     "eval.early_stopping_threshold": {"eval": {"early_stopping_patience": 2}},
     "generate.temperature": {"generate": {"do_sample": True}},
     "generate.top_p": {"generate": {"do_sample": True}},

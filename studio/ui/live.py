@@ -18,16 +18,26 @@ from studio.errors import StudioError
 from studio.jobs import words
 from studio.runs import ENDED, GOING, Run, RunState, RunStore
 from studio.runs import events as logs
+from studio.spec import REWARDS
 from studio.ui.compare import Comparing, seconds
 from studio.ui.context import script
 from studio.ui.polls import Ask
 from studio.ui.run_view import about, traceback_of
 from studio.ui.runs_list import UNREADABLE, Listing
+from studio.ui.tried import tried
 
 # A reader that starts at the beginning gets the whole chart in about this many points.
 _MOST = 2000
 # In one function, in this order: the chart, the list, the head, the tables, and what starts them.
-_SCRIPTS = ("ask.js", "live.js", "live_list.js", "live_head.js", "live_compare.js", "live_poll.js")
+_SCRIPTS = (
+    "ask.js",
+    "live.js",
+    "live_list.js",
+    "live_head.js",
+    "live_compare.js",
+    "live_tried.js",
+    "live_poll.js",
+)
 _LOG_BYTES = 100_000
 _POINT = (
     "step",
@@ -38,6 +48,20 @@ _POINT = (
     "grad_norm",
     "tokens_per_second",
     "num_tokens",
+    # What only some trainers tell; the panels of live.js show those that there are.
+    "rewards/margins",
+    "rewards/accuracies",
+    "rewards/chosen",
+    "rewards/rejected",
+    "kl",
+    "nll_loss",
+    "accuracy",
+    "margin",
+    "reward",
+    "reward_std",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    *(f"rewards/{name}/mean" for name in REWARDS),
 )
 
 
@@ -192,8 +216,14 @@ def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
         except StudioError as error:
             return {"text": str(error), "traceback": ""}
 
-    about_run.__name__ = "about"
-    return [about_run, log]
+    def tried_by(request: Any) -> dict[str, Any]:
+        try:
+            return {"steps": tried(_found(store, request))}
+        except StudioError:
+            return {"steps": []}
+
+    about_run.__name__, tried_by.__name__ = "about", "tried"
+    return [about_run, log, tried_by]
 
 
 def _found(store: RunStore, request: Any) -> Run:

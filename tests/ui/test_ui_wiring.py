@@ -18,7 +18,7 @@ from studio.runs.files import write_process
 from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS, SECTIONS, Meta, RunSpec, diff, fields, load, meta_of, parse, tree
 from studio.ui import steps
-from studio.ui.form import LISTS, field_id, to_widget
+from studio.ui.form import LISTS, field_id, from_widget, to_widget
 from tests.alternatives import needed, others
 from tests.ui.conftest import write
 

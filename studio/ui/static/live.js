@@ -5,6 +5,22 @@ const PANELS = [
   { key: 'loss', title: 'loss' }, { key: 'learning_rate', title: 'learning rate' },
   { key: 'grad_norm', title: 'gradient norm' }, { key: 'tokens_per_second', title: 'tokens/s' },
 ];
+// What only some trainers tell has a panel where a run tells it.
+const MORE = [
+  { key: 'reward', title: 'reward' }, { key: 'rewards/margins', title: 'reward margin' }, { key: 'rewards/accuracies', title: 'pairs right' },
+  { key: 'margin', title: 'margin' }, { key: 'accuracy', title: 'pairs right' }, { key: 'rewards/chosen', title: 'reward, better' },
+  { key: 'rewards/rejected', title: 'reward, worse' }, { key: 'kl', title: 'KL' }, { key: 'nll_loss', title: 'loss of the better' },
+  { key: 'reward_std', title: 'spread of rewards' }, { key: 'completions/mean_length', title: 'answer length' },
+  { key: 'completions/clipped_ratio', title: 'answers cut off' }, { key: 'rewards/exact_match/mean', title: 'right answers' },
+  { key: 'rewards/pattern/mean', title: 'pattern found' }, { key: 'rewards/json/mean', title: 'valid JSON' },
+  { key: 'rewards/length/mean', title: 'length wanted' }, { key: 'rewards/reward_model/mean', title: 'reward model' },
+];
+let shown = PANELS.slice(1);
+function panels() {
+  const before = shown.length;
+  shown = PANELS.slice(1).concat(MORE.filter((panel) => points.some((p) => p[panel.key] != null)));
+  return shown.length !== before;
+}
 const MOST = 6000;                      // points kept in a trace; beyond it every second one goes
 const LAID_OVER = ['#0f8b8d', '#a05195', '#8a6d00', '#d45087', '#3f7d20', '#5f6caf', '#b5651d', '#3b7ea1'];
 const GOING = ['starting', 'running', 'stopping'];
@@ -67,7 +83,7 @@ function traces() {
       marker: { color: orange, size: 8 }, line: { color: orange, width: 1, dash: 'dot' },
       hovertemplate: 'evaluation loss %{y:.4f}<br>step %{x}<extra></extra>' },
   ];
-  PANELS.slice(1).forEach((panel, i) => out.push({ name: panel.title, x, y: column(points, panel.key), text, mode: 'lines',
+  shown.forEach((panel, i) => out.push({ name: panel.title, x, y: column(points, panel.key), text, mode: 'lines',
     line: { color: css('--base'), width: 1.5 }, xaxis: 'x' + (i + 2), yaxis: 'y' + (i + 2), connectgaps: true,
     hovertemplate: panel.title + ' %{y:.4g}<br>%{text}<extra></extra>' }));
   Object.values(over).forEach((other) => {
@@ -83,17 +99,20 @@ function traces() {
 
 function layout() {
   const ink = css('--soft'), grid = css('--line'), small = narrow();
+  // With three panels the whole is 1; more of them make the chart taller.
+  const rows = small ? shown.length : Math.ceil(shown.length / 3), whole = small ? 0.505 + 0.165 * rows : 0.62 + 0.38 * rows;
   const axis = (extra) => ({ gridcolor: grid, zerolinecolor: grid, linecolor: grid, tickfont: { size: 11 }, ...extra });
   const out = { paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false, uirevision: 'kept',
     margin: { l: 48, r: 12, t: 22, b: 34 }, font: { color: ink, size: 12 }, hovermode: 'closest', annotations: [],
     xaxis: axis({ domain: [0, 1], anchor: 'y' }),
-    yaxis: axis({ domain: small ? [0.56, 1] : [0.38, 1], type: logScale ? 'log' : 'linear', ...range() }) };
+    yaxis: axis({ domain: [1 - (small ? 0.44 : 0.62) / whole, 1], type: logScale ? 'log' : 'linear', ...range() }) };
   const note = (text, x, y) => out.annotations.push({ text, x, y, xref: 'paper', yref: 'paper', showarrow: false,
     xanchor: 'left', yanchor: 'bottom', font: { size: 12, color: ink } });
   note('loss', 0, 1);
-  PANELS.slice(1).forEach((panel, i) => {
-    const wide = small ? [0, 1] : [i * 0.36, i * 0.36 + 0.28];
-    const tall = small ? [0.37 - i * 0.165, 0.47 - i * 0.165] : [0, 0.24];
+  shown.forEach((panel, i) => {
+    const row = small ? i : Math.floor(i / 3), wide = small ? [0, 1] : [i % 3 * 0.36, i % 3 * 0.36 + 0.28];
+    const up = small ? 0.165 * (rows - 1 - row) + 0.04 : 0.38 * (rows - 1 - row);
+    const tall = [up / whole, (up + (small ? 0.1 : 0.24)) / whole];
     out['xaxis' + (i + 2)] = axis({ domain: wide, anchor: 'y' + (i + 2), matches: 'x', nticks: 5 });
     out['yaxis' + (i + 2)] = axis({ domain: tall, anchor: 'x' + (i + 2), nticks: 4, exponentformat: 'e' });
     note(panel.title, wide[0], tall[1]);
@@ -118,6 +137,9 @@ async function redraw() {
   }
   await plotly();
   $('chart').hidden = $('knobs').hidden = false;
+  panels();
+  const rows = narrow() ? shown.length : Math.ceil(shown.length / 3);
+  $('chart').style.height = Math.round(narrow() ? 640 * (0.505 + 0.165 * rows) : 560 * (0.62 + 0.38 * rows)) + 'px';
   // Under Plotly.react and a constant uirevision the person's zoom stays.
   await window.Plotly.react($('chart'), traces(), layout(), { responsive: true, displaylogo: false,
     modeBarButtonsToRemove: ['lasso2d', 'select2d'], toImageButtonOptions: { filename: followed || 'atelier', scale: 2 } });
@@ -125,15 +147,15 @@ async function redraw() {
   element.dataset.points = points.length;
 }
 
-// New points only. All four panels take the same x; the smoothed line goes on from its last value.
+// New points only. All panels take the same x; the smoothed line goes on from its last value.
 async function extend(fresh, freshEvals) {
-  if (!ready) return redraw();
+  if (!ready || panels()) return redraw();
   const chart = $('chart'), x = column(fresh, 'step'), text = fresh.map(hover);
   const ys = chart.data[1].y, held = ys.length ? ys[ys.length - 1] : null;
   if (fresh.length) {
-    const update = { x: [x, x, x, x, x], y: [column(fresh, 'loss'), smooth(column(fresh, 'loss'), held),
-      ...PANELS.slice(1).map((p) => column(fresh, p.key))] };
-    await window.Plotly.extendTraces(chart, { ...update, text: [text, text, text, text, text] }, [0, 1, 3, 4, 5]);
+    const lines = [0, 1, ...shown.map((_, i) => i + 3)], update = { x: lines.map(() => x), y: [column(fresh, 'loss'), smooth(column(fresh, 'loss'), held),
+      ...shown.map((p) => column(fresh, p.key))] };
+    await window.Plotly.extendTraces(chart, { ...update, text: lines.map(() => text) }, lines);
   }
   if (freshEvals.length) {
     await window.Plotly.extendTraces(chart, { x: [column(freshEvals, 'step')], y: [column(freshEvals, 'eval_loss')] }, [2]);
