@@ -10,9 +10,10 @@ from studio import jobs
 from studio.errors import StudioError
 from studio.plan.able import kernel_settings, quantized_as, refusal
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
-from studio.plan.estimate import dtype_bytes, weight_bytes
 from studio.plan.machine import gb, machine
-from studio.plan.model import Summary, summarize
+from studio.plan.memory import dtype_bytes, weight_bytes
+from studio.plan.model import summarize
+from studio.plan.summary import Summary
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import acts, html, modules
@@ -100,7 +101,7 @@ class ModelTab:
             gr.HTML("<h3>Try it before you train it</h3>")
             with gr.Row():
                 self.text = gr.Textbox(
-                    placeholder="Ask the model as it is: who are you?",
+                    placeholder="Who are you?",
                     show_label=False,
                     max_lines=4,
                     container=False,
