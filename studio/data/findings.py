@@ -38,6 +38,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["stop", "warn", "info"]
+# The names of those that most sets are in; others keep their codes.
+LANGUAGES = dict(
+    pair.split("=")
+    for pair in (
+        "ar=Arabic bg=Bulgarian bn=Bengali ca=Catalan cs=Czech da=Danish de=German el=Greek "
+        "en=English es=Spanish et=Estonian fa=Persian fi=Finnish fr=French he=Hebrew hi=Hindi "
+        "hr=Croatian hu=Hungarian id=Indonesian it=Italian ja=Japanese ko=Korean lt=Lithuanian "
+        "lv=Latvian ms=Malay nl=Dutch no=Norwegian pl=Polish ps=Pashto pt=Portuguese ro=Romanian "
+        "ru=Russian sk=Slovak sl=Slovenian sr=Serbian sv=Swedish ta=Tamil th=Thai tr=Turkish "
+        "uk=Ukrainian ur=Urdu vi=Vietnamese zh=Chinese und=unclear"
+    ).split()
+)
 
 
 @dataclass(frozen=True)

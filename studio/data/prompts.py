@@ -8,7 +8,7 @@ from jinja2 import Template, TemplateError, TemplateSyntaxError, UndefinedError,
 from jinja2.exceptions import SecurityError
 
 from studio.data.example import RowError
-from studio.data.sandbox import Sandbox, budget, fitting_size
+from studio.data.sandbox import Sandbox, budget, check_size
 from studio.errors import StudioError
 
 # Name, prompt template, completion template. How an answer ends is the tokenizer's matter.
@@ -97,7 +97,7 @@ def render(source: str, row: Mapping[str, Any]) -> str:
         with budget():
             for part in template.generate(row):
                 size += len(part)
-                fitting_size(size)
+                check_size(size)
                 parts.append(part)
     except SecurityError as error:
         raise RowError(

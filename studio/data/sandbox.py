@@ -23,7 +23,7 @@ _LONGEST = 16 * 2**20
 _ROUNDS = 200_000
 _SECONDS = 2.0
 # Characters of all texts that one rendering makes on its way: each of them is copied.
-_ALL = 256 * 2**20
+_ALL = 2**30
 LARGEST_COUNT = 100_000
 
 
@@ -81,10 +81,15 @@ def budget(given: Budget | None = None) -> Iterator[None]:
         _budget.reset(token)
 
 
-def fitting_size(size: float) -> None:
+def check_size(size: float) -> None:
     """Raises SecurityError where a text of that size is too long."""
     if size > _LONGEST:
         raise SecurityError("it makes a text that is too long")
+
+
+def fitting_size(size: float) -> None:
+    """Raises SecurityError where a text of that size is too long, or one too many."""
+    check_size(size)
     budget = _budget.get()
     if budget is not None:
         budget.charge(size)
@@ -269,7 +274,7 @@ def bounded_json(value: Any, indent: int | None = None) -> str:
     encoder = json.JSONEncoder(ensure_ascii=False, default=str, indent=min(indent or 0, 8) or None)
     for part in encoder.iterencode(value):
         size += len(part)
-        fitting_size(size)
+        check_size(size)
         parts.append(part)
     return "".join(parts)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from studio.data import Broken, Data, Example, Numbers, RowError, likeness, soft_faults, texts
 from studio.data.example import APART, last_answer
-from studio.data.findings import Finding, Severity, drop
+from studio.data.findings import LANGUAGES, Finding, Severity, drop
 from studio.engine.audit_rows import Noted
 from studio.engine.audit_sums import Sums
 from studio.engine.encode import Encoder
@@ -91,8 +91,12 @@ def _words(facts: Facts) -> dict[str, str]:
         "same_pair": n("same_pair", "has", "have")
         + " the same answer as the better and the worse.",
         "other_language": be("other_language")
-        + f" in another language than most, which are in {facts.sums.main_language}.",
+        + f" in another language than most, which are in {_named(facts)}.",
     }
+
+
+def _named(facts: Facts) -> str:
+    return LANGUAGES.get(facts.sums.main_language, facts.sums.main_language)
 
 
 def _reasons(counts: dict[str, int | float]) -> str:
@@ -164,7 +168,7 @@ def _shown(facts: Facts, fault: str, at: int) -> str:
     if fault in ("duplicate", "near_duplicate", "leaked"):
         like = int(facts.positions[facts.sums.like[at]])
         return f"like {facts.data.where(like)}: {said}"
-    if fault == "cut":
+    if fault in ("cut", "nothing_trained"):
         return f"{noted.length[at]:,} tokens: {said}"
     if fault == "role_order":
         turns = (*example.messages, *example.chosen)

@@ -19,6 +19,8 @@ from transformers.utils import chat_template_utils
 
 from studio.data.sandbox import LARGEST_COUNT, Measured, fitting, fitting_size, product_size
 
+# Many texts of so few letters take long before they take room.
+_SHORT = 256
 # A width in a format, such as %1000000d or {:>1000000}, or one that is only known later.
 _WIDE = re.compile(r"\d{6}|%[^a-zA-Z%]*\*")
 
@@ -57,6 +59,12 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Arithmetic that can grow, within bounds."""
+        if operator == "+" and type(left) is type(right) is str:
+            # Nearly all there is.
+            joined = left + right
+            if len(joined) > _SHORT:
+                fitting_size(len(joined))
+            return joined
         if operator == "%" and isinstance(left, str):
             _refuse_wide(left)
         if operator in ("*", "**"):

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from studio.data import Message, RowError
 from studio.data.sandbox import Budget, budget
@@ -41,6 +41,7 @@ CHOOSE_TEMPLATE = (
     "Set data.chat_template to chatml and data.add_template_tokens to true, or choose the model's "
     "Instruct version."
 )
+_SAID = {"role", "content"}
 # Words that no template has of its own.
 _PROBE = ("Qzq1", "Azq1", "Qzq2", "Azq2")
 
@@ -65,6 +66,8 @@ class Renderer:
         self._deadline = Deadline(_SECONDS)
         self._template: dict[bool, str] = {}
         self._glue: Glue | bool | None = False
+        self._compiled: jinja2.Template | None = None
+        self._special: dict[str, Any] = {}
 
     def template(self, tools: bool = False) -> str:
         """The template's source; models may have another one for conversations with tools.
@@ -119,6 +122,8 @@ class Renderer:
     ) -> tuple[str, list[Span]]:
         try:
             with _one_at_a_time, self._deadline, budget(Budget()):
+                if not spans and tools is None and _is_plain(messages):
+                    return self._plainly(messages, prompt), []
                 rendered, found = render_jinja_template(
                     conversations=[list(messages)],
                     tools=tools,
@@ -145,6 +150,19 @@ class Renderer:
                 "rejected",
             ) from None
         return str(rendered[0]), [(a, b) for a, b in found[0]] if spans else []
+
+    def _plainly(self, messages: Sequence[Message], prompt: bool) -> str:
+        """What `render_jinja_template` writes of messages that hold nothing but text. It copies all
+        that it is given first, in case there is more in it, which takes as long as the rest."""
+        if self._compiled is None:
+            self._compiled = _compile_jinja_template(self.template())
+            self._special = dict(self.tokenizer.special_tokens_map)
+        return str(
+            self._compiled.render(
+                messages=list(messages), tools=None, documents=None,
+                add_generation_prompt=prompt, **self._special,
+            )
+        )  # fmt: skip
 
     def _strung(self, messages: Sequence[Message], text: str) -> list[Span] | None:
         """The spans where the text ends with the messages strung together, else None."""
@@ -244,6 +262,10 @@ class Renderer:
         if text.startswith(after):
             return len(before), max(len(before), len(after.rstrip()))
         return len(before), _end_by_content(content, before, after, text)
+
+
+def _is_plain(messages: Sequence[Message]) -> bool:
+    return all(message.keys() == _SAID for message in messages)
 
 
 def _refuse_gaps(

@@ -30,7 +30,7 @@ from studio.spec import ModelSection, RunSpec
 _LOOK_S = 0.15
 _KEPT = 50
 # Part of the name: another version counts other things.
-_VERSION = 1
+_VERSION = 2
 # What a tokenizer is made of, and the configuration with the length of its context.
 _TOKENIZER = (".json", ".jinja", ".model", ".txt")
 

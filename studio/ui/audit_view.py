@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from studio.data.findings import Finding, Report, blocking, from_dicts
+from studio.data.findings import LANGUAGES, Finding, Report, blocking, from_dicts
 from studio.ui import acts, html
 from studio.ui.steps import words
 
@@ -49,7 +49,7 @@ def _spoken(languages: dict[str, int]) -> tuple[str, str]:
     """The language of most rows, and the share of others."""
     all_rows = sum(languages.values())
     shares = [
-        f"{'unclear' if name == 'und' else name} {100 * count / all_rows:.1f} %"
+        f"{LANGUAGES.get(name, name)} {100 * count / all_rows:.1f} %"
         for name, count in sorted(languages.items(), key=lambda pair: -pair[1])
     ]
     more = f" and {len(shares) - 4} more" if len(shares) > 4 else ""
@@ -152,7 +152,8 @@ def histogram(bins: Sequence[Sequence[int]], max_length: int, title: str) -> str
         f"<figure class='lengths'><figcaption>{escape(title)}</figcaption>"
         f"<svg viewBox='0 0 100 100' preserveAspectRatio='none' role='img' "
         f"aria-label='{escape(title, quote=True)}'>{''.join(bars)}{line}</svg>"
-        f"<div class='axis'><span>{bins[0][0]:,}</span><span class='limit'>{limit}</span>"
+        f"<div class='axis'><span>{bins[0][0]:,}</span>"
+        f"<span class='limit' style='left:{min(max(at or 70, 16), 70):.1f}%'>{limit}</span>"
         f"<span>{last:,} tokens</span></div></figure>"
     )
 

@@ -184,7 +184,7 @@ def _line(number: int, row: Any, data: Data) -> list[Any]:
     try:
         return [number, *row_view.cells(data.example(row))]
     except RowError as error:
-        return [number, f"⚠ {data.where(number - 1)}: {error.message}", ""]
+        return [number, f"⚠ {error.message} ({data.where(number - 1)})", ""]
 
 
 def _cells(row: Any, layout: Layout, spec: RunSpec) -> tuple[str, str]:
