@@ -12,16 +12,19 @@ def model_card(spec: RunSpec) -> str:
     base = _public(origin_of(spec.model))
     method = spec.adapter.method
     title = f"# {base}, fine-tuned" if method == "none" else f"# {_NAMES[method]} for {base}"
+    scores = spec.train.trainer == "reward"
+    kind = "ForSequenceClassification" if scores else "ForCausalLM"
     library, name = (
-        ("transformers", "AutoModelForCausalLM")
+        ("transformers", f"AutoModel{kind}")
         if method == "none"
-        else ("peft", "AutoPeftModelForCausalLM")
+        else ("peft", f"AutoPeftModel{kind}")
     )
+    labels = ", num_labels=1" if scores else ""
     use = [
         "```python",
         f"from {library} import {name}",
         "",
-        f'model = {name}.from_pretrained("this folder")',
+        f'model = {name}.from_pretrained("this folder"{labels})',
         "```",
     ]
     return "\n".join([*_front(spec), "", title, "", _story(spec), "", *_table(spec), *use, ""])

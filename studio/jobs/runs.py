@@ -120,6 +120,11 @@ def chat(
     _refuse_while_training(store)
     if run is None and set(sides) != {"base"}:
         raise StudioError("There is no tuned model yet.", "Start a run first.")
+    if run is not None and set(sides) != {"base"} and run.spec().train.trainer == "reward":
+        raise StudioError(
+            f"The run {run.id} made a reward model, which scores answers and writes none.",
+            "Name it in grpo.reward_model, or choose another run.",
+        )
     if run is not None and "merged" in sides:
         told = ""
         for state in export(settings, run, "merged"):

@@ -90,7 +90,8 @@ def able(
         can.append("enqueue")
     if status in _CUT_OFF and spec:
         can.append("resume")
-    if tuned and spec:
+    # A reward model scores answers and writes none.
+    if tuned and spec and spec.train.trainer != "reward":
         can.insert(len(can) if status in ("failed", "interrupted") else 0, "talk")
     if state is not None and state.paused and "resume" in can:
         can.sort(key=lambda act: act != "resume")

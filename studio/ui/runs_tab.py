@@ -12,7 +12,7 @@ from studio.plan import possible
 from studio.plan.estimate import steps
 from studio.plan.machine import machine
 from studio.plan.model import summarize
-from studio.runs import keep
+from studio.runs import RunStore, keep
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import header, html, live, marks, rows, run_acts, space
@@ -187,8 +187,35 @@ def judge(settings: Settings, wanted: RunSpec) -> None:
         config = summarize(wanted.model.name_or_path, settings, wanted.model.revision).config
     except StudioError as error:
         found.append(Problem("model.name_or_path", error.message, error.hint))
+    try:
+        scorer(settings, wanted)
+    except StudioError as error:
+        found.append(Problem("grpo.reward_model", error.message, error.hint))
     held = counts.validation if counts else None
     count = steps(wanted, counts.train) if counts else None
     found += possible.problems(wanted, machine(), count, held, config)
     if found:
         raise SpecError(found)
+
+
+def scorer(settings: Settings, wanted: RunSpec) -> None:
+    """Raises StudioError where the reward model that is asked for is neither a run that made one
+    nor a folder that the page may read."""
+    name = wanted.grpo.reward_model
+    if wanted.train.trainer != "grpo" or not wanted.grpo.reward_model_weight:
+        return
+    try:
+        made = str(RunStore(settings.runs).get(name).spec().train.trainer)
+    except StudioError:
+        # No run: then it has to be a folder.
+        made = ""
+    if made == "reward":
+        return
+    if made:
+        raise StudioError("That run made no reward model.", "Name a run of the trainer reward.")
+    folder = settings.confine(name)
+    if not (folder / "config.json").is_file():
+        raise StudioError(
+            "There is neither a run nor a folder with a model of that name.",
+            "Name a run of the trainer reward.",
+        )
