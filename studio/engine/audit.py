@@ -23,10 +23,11 @@ from studio.engine.audit_findings import Facts, findings
 from studio.engine.audit_rows import CHUNK, Examiner, Noted
 from studio.engine.audit_sums import Sums
 from studio.engine.audit_tokens import Measurer
-from studio.engine.encode import Encoder, example_problem
+from studio.engine.encode import Encoder
 from studio.engine.preview import histogram
 from studio.engine.report import Report
 from studio.engine.source import resolve
+from studio.engine.takers import example_problem
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
 from studio.settings import Settings
 from studio.spec import RunSpec

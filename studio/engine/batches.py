@@ -20,7 +20,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from studio.engine.encode import IGNORED, row_limit
+from studio.engine.encode import IGNORED
+from studio.engine.takers import row_limit
 from studio.errors import StudioError
 from studio.spec import PAIRED, RunSpec
 

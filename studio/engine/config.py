@@ -21,7 +21,7 @@ CONFIGS: dict[str, Any] = {
     "grpo": GRPOConfig,
 }
 # What trl's configs have no field for: where it arrives is said there.
-_OURS = {
+OURS = {
     "trainer",  # which config this is
     "engine",  # engine.quick
     "early_stopping_patience",  # engine.stopping
@@ -43,7 +43,7 @@ def trainer_config(spec: RunSpec, run: Run, where: Hardware, *, evaluate: bool) 
     kind = CONFIGS[trainer]
     on_cpu = where.device == "cpu"
     settings = {**spec.train.model_dump(), **spec.eval.model_dump(), **_own(spec)}
-    settings = {name: value for name, value in settings.items() if name not in _OURS}
+    settings = {name: value for name, value in settings.items() if name not in OURS}
     if not evaluate:
         settings |= {"eval_strategy": "no", "eval_on_start": False}
     if settings["eval_strategy"] == "no":

@@ -14,15 +14,10 @@ from datasets.arrow_writer import ArrowWriter
 from transformers import PreTrainedTokenizerBase
 
 from studio.data import Data, Example, Numbers, RowError
-from studio.engine.encode import (
-    Encoded,
-    Encoder,
-    example_problem,
-    reference_answer,
-    row_limit,
-)
+from studio.engine.encode import Encoded, Encoder, reference_answer
 from studio.engine.gate import Tally, notes, refuse_rows, refuse_template
 from studio.engine.report import Report
+from studio.engine.takers import example_problem, row_limit
 from studio.errors import StudioError
 from studio.runs import files
 from studio.settings import Settings

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from studio.data import Example, Message, RowError
 from studio.engine.render import Renderer, Span
+from studio.engine.takers import row_limit
 from studio.errors import StudioError
 from studio.spec import RunSpec
 
 IGNORED = -100
 # The name of a sequence that is asked, not learned.
 PROMPT = "prompt"
-_ENDLESS = 2**31 - 1
 Ids = npt.NDArray[np.int32]
 # A sequence before it is encoded: its name, its text and the spans of the text that are learned.
 Prepared = tuple[str, str, list[Span]]
@@ -304,42 +304,3 @@ def _last_answer(messages: Sequence[Message]) -> int:
 def reference_answer(example: Example) -> str:
     """What the row says that the answer to its prompt is."""
     return str(example.messages[_last_answer(example.messages)]["content"])
-
-
-def row_limit(spec: RunSpec) -> int:
-    """How many tokens of a row are kept at most: all of them, where a long row goes on in the next
-    sequence."""
-    goes_on = spec.train.packing and spec.train.packing_strategy != "bfd"
-    return _ENDLESS if goes_on else spec.train.max_length
-
-
-# The trainers that take a row of each kind, the one to suggest first.
-_TAKERS = {
-    "chat": ("sft", "grpo"),
-    "text": ("sft", "cpt"),
-    "completion": ("sft", "cpt"),
-    "preference": ("dpo", "orpo", "reward"),
-    "unpaired": ("kto",),
-}
-_ROWS = {
-    "sft": "rows with one answer each",
-    "cpt": "rows of plain text",
-    "dpo": "rows with a better and a worse answer",
-    "kto": "rows marked good or bad",
-    "grpo": "rows with a question and its answer",
-}
-_ROWS |= {"orpo": _ROWS["dpo"], "reward": _ROWS["dpo"]}
-
-
-def example_problem(example: Example, trainer: str) -> RowError | None:
-    """Why the trainer can't take such a row, if it can't."""
-    takers = _TAKERS[example.kind]
-    if trainer in takers:
-        return None
-    has = _ROWS["cpt" if example.kind == "text" else takers[0]]
-    other = f" or {takers[-1]}" if len(takers) > 1 else ""
-    return RowError(
-        f"The data has {has}, and the trainer {trainer} needs {_ROWS[trainer]}.",
-        f"Set train.trainer to {', '.join(takers[:-1]) or takers[0]}{other}, or choose other data "
-        "or another layout.",
-    )

@@ -12,9 +12,10 @@ import numpy as np
 from studio.data import Data, Example, Parts, RowError, open_data
 from studio.data.findings import to_dicts
 from studio.engine import template
-from studio.engine.encode import IGNORED, Encoded, Encoder, Tokens, example_problem, row_limit
+from studio.engine.encode import IGNORED, Encoded, Encoder, Tokens
 from studio.engine.report import Report
 from studio.engine.source import resolve
+from studio.engine.takers import example_problem, row_limit
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
 from studio.errors import StudioError
 from studio.settings import Settings

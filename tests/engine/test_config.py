@@ -1,97 +1,61 @@
 """Every setting arrives at trl, peft and transformers under its own name."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trl import DPOConfig, KTOConfig, SFTConfig
+from transformers import training_args
+from transformers.utils import ExplicitEnum
+from trl import SFTConfig
 
-from studio.engine.config import trainer_config
+from studio.engine.config import CONFIGS, OURS, trainer_config
 from studio.engine.load import Hardware, hardware, quantization_config
-from studio.errors import StudioError
+from studio.errors import SpecError, StudioError
 from studio.runs import Run
-from studio.spec import DEFAULTS, SECTIONS, ModelSection, RunSpec, parse
+from studio.spec import DEFAULTS, SECTIONS, ModelSection, RunSpec, tree, used, with_values
+from tests.alternatives import pairs
 
 CPU = Hardware("cpu", torch.float32)
-# For each field a value that is not its default. A field that is missing here fails the test.
-CHANGED: dict[str, dict[str, Any]] = {
-    "train": {
-        "num_train_epochs": 1.5,
-        "max_steps": 7,
-        "learning_rate": 3e-5,
-        "per_device_train_batch_size": 3,
-        "gradient_accumulation_steps": 5,
-        "max_length": 77,
-        "packing": True,
-        "activation_checkpointing": True,
-        "optim": "sgd",
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.2,
-        "weight_decay": 0.05,
-        "max_grad_norm": 0.3,
-        "neftune_noise_alpha": 5.0,
-        "seed": 7,
-        "logging_steps": 3,
-        "save_steps": 9,
-        "save_total_limit": 4,
-        "train_sampling_strategy": "group_by_length",
-    },
-    "eval": {"eval_steps": 11, "eval_on_start": False, "per_device_eval_batch_size": 2},
-}
-CHANGED |= {
-    "dpo": {"beta": 0.3, "loss_type": "ipo", "label_smoothing": 0.2},
-    "kto": {
-        "beta": 0.4,
-        "loss_type": "apo_zero_unpaired",
-        "desirable_weight": 2.0,
-        "undesirable_weight": 3.0,
-    },
-}
-TRAINER = [(s, n) for s in ("train", "eval") for n in SECTIONS[s].model_fields if n != "trainer"]
-OTHERS = [(s, n) for s in ("dpo", "kto") for n in SECTIONS[s].model_fields]
+# What is done by us, so that trl is told another thing: kto's rows are shuffled before they are
+# paired, and a prompt is bounded before it is asked.
+ELSEWHERE = {("kto", "train_sampling_strategy"), ("grpo", "max_length")}
 
 
 def sft(spec: RunSpec, where: Hardware = CPU, *, evaluate: bool = True) -> SFTConfig:
     return trainer_config(spec, Run(Path("run")), where, evaluate=evaluate)
 
 
-@pytest.mark.parametrize(("section", "name"), TRAINER)
-def test_every_training_setting_arrives(section: str, name: str) -> None:
-    assert name in {field.name for field in dataclasses.fields(SFTConfig)}
-    value = CHANGED[section][name]
-    before, after = sft(DEFAULTS), sft(parse({section: {name: value}}))
-    assert getattr(before, name) == getattr(getattr(DEFAULTS, section), name)
-    assert getattr(after, name) == value != getattr(before, name)
+def arrived(config: Any, name: str) -> Any:
+    """The setting as trl holds it: several losses at once as a list, a choice as a constant."""
+    held = getattr(config, name)
+    held = held[0] if name == "loss_type" and isinstance(held, list) else held
+    return str(held.value) if isinstance(held, ExplicitEnum) else held
 
 
-@pytest.mark.parametrize(("section", "name"), OTHERS)
-def test_every_setting_of_another_trainer_arrives(section: str, name: str) -> None:
-    value = CHANGED[section][name]
-    train = {"trainer": section}
-    after = getattr(sft(parse({"train": train, section: {name: value}})), name)
-    # trl takes several losses at once and keeps them as a list.
-    assert (after[0] if isinstance(after, list) else after) == value
-    assert value != getattr(getattr(DEFAULTS, section), name)
-
-
-@pytest.mark.parametrize(("trainer", "kind"), [("dpo", DPOConfig), ("kto", KTOConfig)])
-@pytest.mark.parametrize(("section", "name"), TRAINER)
-def test_the_other_trainers_get_the_same_settings(
-    section: str, name: str, trainer: str, kind: type
+@pytest.mark.parametrize("trainer", CONFIGS)
+def test_every_setting_arrives_under_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, trainer: str
 ) -> None:
-    if name == "packing":
-        pytest.skip("only sft packs, and the spec says so")
-    value = CHANGED[section][name]
-    tree = {"train": {"trainer": trainer}}
-    tree.setdefault(section, {})[name] = value
-    config = sft(parse(tree))
-    assert isinstance(config, kind)
-    if trainer == "kto" and name == "train_sampling_strategy":
-        # Its rows are shuffled, or not, before they are paired.
-        value = "sequential"
-    assert getattr(config, name) == value
+    monkeypatch.setattr(training_args, "is_torch_tf32_available", lambda: True)
+    own = [trainer] if trainer in SECTIONS else []
+    seen = 0
+    for section, name in (
+        (s, n) for s in ("train", "eval", *own) for n in SECTIONS[s].model_fields
+    ):
+        for _, spec in pairs(f"{section}.{name}"):
+            try:
+                spec = with_values(spec, {"train.trainer": trainer})
+            except SpecError:
+                continue
+            config = sft(spec)
+            assert type(config) is CONFIGS[trainer]
+            if name in OURS or not used(f"{section}.{name}", tree(spec)):
+                continue
+            if (trainer, name) not in ELSEWHERE:
+                assert arrived(config, name) == getattr(getattr(spec, section), name), name
+                seen += 1
+    assert seen > 40
 
 
 def test_without_rows_held_back_nothing_is_evaluated() -> None:
