@@ -41,16 +41,17 @@ from tests.alternatives import keys, pairs
 from tests.engine.helpers import Recorder
 
 CPU = Hardware("cpu", torch.float32)
-TRAINING = ("train", "eval", "cpt", "dpo", "kto", "orpo", "reward", "grpo")
+TRAINING = ("train", "fast", "eval", "cpt", "dpo", "kto", "orpo", "reward", "grpo")
 Received = Callable[[RunSpec], Any]
 
 
 @pytest.fixture
 def training(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Received:
-    """The trainer's class, its settings as it holds them, who may stop it, what it rewards, and
-    how a text is encoded for it."""
+    """The trainer's class, its settings as it holds them, who may stop it, what it rewards, what
+    the fast path is asked for, and how a text is encoded for it."""
     # As on a GPU that has it: this machine refuses it before anything is made.
     monkeypatch.setattr(transformers.training_args, "is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr(quick, "_new_enough", lambda where: True)
 
     def received(spec: RunSpec) -> Any:
         arguments = trainer_config(spec, Run(Path("run")), CPU, evaluate=True)
@@ -64,6 +65,7 @@ def training(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, settings: Set
             arguments.to_dict(),
             [callback.state() for callback in callbacks],
             _rewarded(spec, settings, monkeypatch),
+            quick.wanted(spec, CPU),
             text.sequences[0].input_ids.tolist(),
         )
 
