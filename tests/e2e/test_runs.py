@@ -3,6 +3,7 @@ while they train, tried in several ways, compared, named, deleted and brought ba
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ from tests.e2e.conftest import Server, Watched
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 _WORKER_MS = 180_000
 _STEPS = 700
+
+
+@pytest.fixture(autouse=True)
+def patient() -> Iterator[None]:
+    """A run and the page share the cores: what is waited for may take its time."""
+    expect.set_options(timeout=30_000)
+    yield
+    expect.set_options(timeout=5_000)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +64,7 @@ def _quick(watched: Watched) -> None:
     watched.tab("Tune")
     watched.page.locator("#recipe input").click()
     watched.page.get_by_role("option", name="quick").click()
-    expect(watched.page.locator("#chosen")).to_contain_text("tiny", timeout=60_000)
+    expect(watched.page.locator("#chosen")).to_contain_text("tiny")
 
 
 def _more(watched: Watched) -> None:
