@@ -18,6 +18,11 @@ from studio.ui.form import Form
 STATIC = Path(__file__).parent / "static"
 MAIN = "persona"
 
+# The groups of recipes in their order, by what the bundled ones' names begin with.
+OWN, _FIRST = "Yours", "Start here"
+_GROUPS = {"trainer": "Trainers", "hardware": "Hardware", "seed": "Write-ups"}
+_ORDER = (_FIRST, *_GROUPS.values(), OWN)
+
 Values = Mapping[Any, Any]
 Updates = dict[Any, Any]
 STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -27,11 +32,13 @@ QUIET: dict[str, Any] = {**STREAM, "queue": False}
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe file that can be loaded on the page; `about` is its first comment."""
+    """A recipe file that can be loaded on the page; `about` is its first comment, `group` under
+    which it stands."""
 
     name: str
     path: Path
     about: str
+    group: str
 
 
 @dataclass
@@ -70,7 +77,8 @@ class Context:
 
 
 def recipes(settings: Settings) -> dict[str, Recipe]:
-    """Bundled recipes and the person's own by name, the main one first."""
+    """Bundled recipes and the person's own by name, in the order of their groups; the main one is
+    the first."""
     found = {}
     for folder in (settings.presets, settings.recipes):
         for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else ():
@@ -80,8 +88,11 @@ def recipes(settings: Settings) -> dict[str, Recipe]:
                 # A folder or a dangling link of that name is no recipe.
                 continue
             first = [line.lstrip("# ").strip() for line in lines if line.startswith("#")]
-            found[path.stem] = Recipe(path.stem, path, first[0] if first else "")
-    return dict(sorted(found.items(), key=lambda item: (item[0] != MAIN, item[0])))
+            bundled = folder == settings.presets
+            group = _GROUPS.get(path.stem.partition("-")[0], _FIRST) if bundled else OWN
+            found[path.stem] = Recipe(path.stem, path, first[0] if first else "", group)
+    order = sorted(found.values(), key=lambda r: (r.name != MAIN, _ORDER.index(r.group), r.name))
+    return {recipe.name: recipe for recipe in order}
 
 
 def script(name: str) -> str:

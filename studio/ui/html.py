@@ -33,6 +33,11 @@ def problem(error: StudioError) -> str:
     return _alert(f"<b>{ticked(error.message)}</b> {ticked(error.hint)}")
 
 
+def done(words: str, *buttons: str) -> str:
+    """A line that says what was done, with what can be done about it. `words` are text."""
+    return f"<div class='note said-line' role='status'>{escape(words)} {''.join(buttons)}</div>"
+
+
 def _alert(inner: str) -> str:
     return f"<div class='note problem' role='alert'>{inner}</div>"
 

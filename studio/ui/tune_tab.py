@@ -17,6 +17,8 @@ from studio.spec import METHODS, SECTIONS, TRAINERS, RunSpec, show
 from studio.ui import html, rows
 from studio.ui.context import MAIN, QUIET, Context, Updates, Values, model_folder, recipes
 from studio.ui.form import Tree, mending
+from studio.ui.recipes import shared
+from studio.ui.recipes_view import RecipesView
 
 _SAMPLE = 200
 
@@ -45,6 +47,7 @@ class TuneTab:
                     elem_id="recipe",
                     info="Settings that go together. Loading one sets every field.",
                 )
+                self.recipes = RecipesView(context, self.recipe)
                 context.form.make("train.trainer")
                 context.form.make("adapter.method")
                 with gr.Row():
@@ -71,13 +74,9 @@ class TuneTab:
 
         def take(name: str) -> Updates:
             try:
-                found = recipes(settings).get(name)
-                if found is None:
-                    raise StudioError(f"There is no recipe {name}.", "Choose one of the list.")
-                tree = specs.tree(specs.load(found.path))
+                return self.recipes.load(context, name)
             except StudioError as error:
                 return {self.summary: html.card(f"The recipe {name}", html.problem(error))}
-            return {**form.fill(tree), in_hand: name}
 
         def keep(values: Values) -> Updates:
             try:
@@ -91,7 +90,10 @@ class TuneTab:
                 self.summary: saved + right(settings, context.store, form.tree(values), name),
             }
 
-        self.recipe.input(take, self.recipe, [*context.fields, in_hand, self.summary], **QUIET)
+        self.recipes.wire(context)
+        view = [self.recipe, self.recipes.list, self.recipes.said]
+        outputs = [*context.fields, in_hand, self.summary, *view]
+        self.recipe.input(take, self.recipe, outputs, **QUIET)
         outputs = [self.recipe, in_hand, self.summary]
         self.save.click(keep, context.fields | {self.name, in_hand}, outputs, **QUIET)
 
@@ -164,11 +166,7 @@ def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
         return html.card("Before it can start", html.problem(error))
     about = recipes(settings).get(recipe)
     words = f"<p class='soft'>{escape(about.about)}</p>" if about and about.about else ""
-    yaml = (
-        "<details><summary>As a recipe file (only what differs from the defaults)</summary>"
-        f"<pre class='code'>{escape(specs.dump(spec))}</pre></details>"
-    )
-    return html.card("What will happen", words, what, yaml)
+    return html.card("What will happen", words, what, shared(spec, recipe))
 
 
 def _share(spec: RunSpec, trained: int, parameters: int) -> str:
