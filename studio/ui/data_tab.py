@@ -16,7 +16,15 @@ from studio.ui.form import field_id
 from studio.ui.uploads import choices, take_upload
 
 # What a row looks like depends on these fields alone.
-_SEEN = ("data.", "train.max_length", "train.trainer", "model.name_or_path", "model.revision")
+_SEEN = (
+    "data.",
+    "cpt.",
+    "train.max_length",
+    "train.trainer",
+    "train.packing",
+    "model.name_or_path",
+    "model.revision",
+)
 # And what the batches are made of.
 _BATCH = ("data.", "model.name_or_path", "model.revision", "train.", "kto.")
 _LAST: dict[str, Any] = {"trigger_mode": "always_last"}
