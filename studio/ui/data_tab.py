@@ -26,7 +26,7 @@ _SEEN = (
     "model.revision",
 )
 # And what the batches are made of.
-_BATCH = ("data.", "model.name_or_path", "model.revision", "train.", "kto.")
+_BATCH = ("data.", "model.name_or_path", "model.revision", "train.", "cpt.", "kto.", "grpo.")
 _LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 _MANY: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
 
