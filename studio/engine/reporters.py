@@ -2,25 +2,15 @@
 
 import os
 
-from studio.errors import StudioError
-from studio.plan.extras import REPORTERS
 from studio.runs import Run
-from studio.spec import RunSpec
 
 
-def prepare_reporters(spec: RunSpec, run: Run) -> None:
-    """Tells them where to write, and to send nothing. Raises StudioError where one is missing."""
-    missing = [name for name in spec.train.report_to if not REPORTERS[name].here]
-    if missing:
-        names = ", ".join(REPORTERS[name].label for name in missing)
-        raise StudioError(
-            f"{names} is not installed here.",
-            f"{' and '.join(REPORTERS[name].install for name in missing)}, or take it out of "
-            "train.report_to.",
-        )
+def prepare_reporters(run: Run) -> None:
+    """Tells them where to write, and to send nothing; those that are not asked for do not look."""
     os.environ |= {
         "TENSORBOARD_LOGGING_DIR": str(run.path / "tensorboard"),
         "TRACKIO_DIR": str(run.path / "trackio"),
+        "TRACKIO_PROJECT": "atelier",
         "WANDB_DIR": str(run.path),
         "WANDB_PROJECT": "atelier",
         "WANDB_NAME": run.id,

@@ -11,9 +11,9 @@ from studio.plan.possible import problems
 from studio.spec import RunSpec
 
 
-def refuse_impossible(spec: RunSpec, steps: int, held: int) -> None:
-    """Raises SpecError with all that this machine, a run of so many `steps` or so few rows `held`
-    back can't honour."""
+def refuse_impossible(spec: RunSpec, steps: int | None = None, held: int | None = None) -> None:
+    """Raises SpecError with all that this machine can't honour, or, where they are known, a run of
+    so many `steps` or so few rows `held` back."""
     found = problems(spec, machine(), steps, held)
     if found:
         raise SpecError(found)

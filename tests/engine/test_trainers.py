@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from studio.engine.load import Hardware
 from studio.engine.preview import Preview
+from studio.engine.reward import load_scorer
 from studio.runs import Run, events
 from studio.settings import Settings
 from tests.engine.helpers import Recorder, ended
@@ -104,3 +107,75 @@ def test_the_answers_that_were_tried_can_be_read(
         for row in line["rows"]:
             assert row["prompt"].startswith("<|im_start|>system") and row["answer"] == "I am well."
             assert set(row["rewards"]) == {"exact_match", "length"}
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_reward_model_is_kept_and_rewards_answers(
+    new_run: NewRun,
+    train_here: TrainHere,
+    settings: Settings,
+    tmp_path: Path,
+    quantization: str,
+) -> None:
+    given = sections("reward", written(tmp_path, PAIRS), learning_rate=0.02, max_steps=8)
+    made = new_run(**given, model={"quantization": quantization})
+    assert train_here(made) == 0, ended(made)
+    # Loaded anew, it gives what it gave at the end of its training: the better answer more.
+    scorer = load_scorer(made.id, settings, Hardware("cpu", torch.float32), Recorder())
+    asked = [{"role": "user", "content": "What is your name? 3"}]
+    better, worse = scorer.score([asked, asked], ["My name is Bramble.", "The tea."])
+    assert better > worse
+    # Alone or padded beside another, an answer has one score.
+    assert scorer.score([asked], ["The tea."]) == [pytest.approx(worse, abs=1e-4)]
+    rewarded = sections("grpo", written(tmp_path, ASKED), max_steps=1)
+    rewarded["grpo"] |= {"reward_model_weight": 1.0, "reward_model": made.id}
+    run = new_run(**rewarded)
+    assert train_here(run) == 0, ended(run)
+    (log,) = of_kind(run, "log")
+    assert isinstance(log["rewards/reward_model/mean"], float)
+
+
+def test_a_run_that_made_no_reward_model_is_refused_by_name(
+    new_run: NewRun, train_here: TrainHere, tmp_path: Path
+) -> None:
+    other = new_run()
+    for name, words in ((other.id, "made no reward model"), ("nothing", "neither a run")):
+        given = sections("grpo", written(tmp_path, ASKED))
+        given["grpo"] |= {"reward_model_weight": 1.0, "reward_model": name}
+        run = new_run(**given)
+        assert train_here(run) == 1
+        assert words in ended(run)["message"]
+
+
+@pytest.mark.parametrize("strategy", ["bfd_split", "wrapped"])
+def test_long_texts_go_on_in_the_next_sequence(
+    new_run: NewRun,
+    train_here: TrainHere,
+    settings: Settings,
+    tmp_path: Path,
+    strategy: str,
+) -> None:
+    """Nothing of a text is lost, and the batch that is shown is the one that is trained on."""
+    packed = {"packing": True, "packing_strategy": strategy, "max_length": 32, "max_steps": 2}
+    run = new_run(**sections("cpt", written(tmp_path, TEXTS), **packed))
+    assert train_here(run) == 0, ended(run)
+    shown = Preview(settings).batch(run.spec(), 0, Recorder())
+    assert [event["sha256"] for event in of_kind(run, "batch")] == [shown["sha256"]]
+    rows = Preview(settings).show(run.spec(), 0, 16, Recorder())["rows"]
+    assert not any(sequence["cut"] for row in rows for sequence in row["sequences"])
+    assert max(len(sequence["tokens"]) for row in rows for sequence in row["sequences"]) > 32
+    assert all(sum(lengths) <= 32 for lengths in shown["lengths"])
+    # Where rows keep apart, the trainer gets all of a batch in one sequence.
+    height, width = shown["shape"]
+    assert (height == 1) == (strategy == "bfd_split") and height * width >= shown["tokens"]
+
+
+def test_texts_end_with_the_end_token_where_that_is_asked_for(
+    new_run: NewRun, settings: Settings, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    for ends in (True, False):
+        given = {**sections("cpt", written(tmp_path, TEXTS)), "cpt": {"add_eos_token": ends}}
+        rows = Preview(settings).show(new_run(**given).spec(), 0, 2, Recorder())["rows"]
+        ids = [row["sequences"][0]["input_ids"] for row in rows]
+        assert all((row[-1] == tiny_tokenizer.eos_token_id) == ends for row in ids)
+        assert all(all(row["sequences"][0]["trained"]) for row in rows)
