@@ -9,6 +9,7 @@ from peft import PeftModel
 from trl import RewardTrainer
 
 from studio.data import Example, Message
+from studio.engine.adapters import first_task
 from studio.engine.encode import Encoder
 from studio.engine.load import Hardware, fit_embeddings, load_model
 from studio.engine.report import Report
@@ -79,6 +80,8 @@ def load_scorer(name: str, settings: Settings, where: Hardware, report: Report) 
     if adapter is not None and not whole:
         fit_embeddings(model, len(loaded.tokenizer))
         model = PeftModel.from_pretrained(model, str(adapter))
+        if spec.adapter.method == "multitask_prompt_tuning":
+            first_task(model)
     return Scorer(model, Encoder.of(loaded.tokenizer, spec))
 
 

@@ -156,6 +156,33 @@ def test_what_the_spec_lets_through_trains_and_what_it_refuses_does_not_start(
     assert (merged_logits(run, out) - told).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"quantization": "fp4", "bnb_4bit_use_double_quant": False},
+        {"quantization": "nf4", "bnb_4bit_quant_storage": "bfloat16"},
+        {"quantization": "nf4", "bnb_4bit_compute_dtype": "bfloat16"},
+        {"quantization": "int8", "llm_int8_threshold": 0.0},
+        {"attn_implementation": "eager", "device_map": "cpu"},
+    ],
+)
+def test_a_model_loaded_otherwise_trains_and_is_merged(
+    new_run: Callable[..., Run],
+    train_here: Callable[[Run], int],
+    settings: Settings,
+    files: dict[str, str],
+    tmp_path: Path,
+    model: dict[str, Any],
+) -> None:
+    sections = tree("lora", "none", "sft", files["sft"])
+    run = new_run(**{**sections, "model": model})
+    assert train_here(run) == 0, ended(run)
+    told = logits(reloaded(run))
+    assert (told - logits(plain(run))).abs().max() > 1e-5
+    export(run, "merged", tmp_path / "out", settings, Recorder())
+    assert (merged_logits(run, tmp_path / "out") - told).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_base_and_tuned_answer_side_by_side_as_each_does_alone(
     new_run: Callable[..., Run],
