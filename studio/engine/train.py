@@ -40,6 +40,7 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     spec = run.spec()
     where = hardware(spec.model)
     report.stage("finding the model")
+    refuse_impossible(spec)
     folder = resolve(spec.model, settings, report)
     report.stage("reading the data")
     data = open_data(spec.data, settings, report)
@@ -48,7 +49,7 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     for note in (loaded.note, *data.notes, *prepared.notes):
         if note:
             report.note(note)
-    prepare_reporters(spec, run)
+    prepare_reporters(run)
     own = own_arguments(spec, settings, where, report)
     # A scorer's head is new, and drawn.
     set_seed(spec.train.seed)

@@ -7,20 +7,18 @@ import gradio as gr
 
 from studio import spec as specs
 from studio.errors import SpecError, StudioError
-from studio.plan.estimate import Plan, duration, plan
+from studio.plan.estimate import duration
 from studio.plan.machine import gb, machine
-from studio.plan.model import summarize
 from studio.plan.possible import judged, problems
 from studio.runs import RunStore, files
 from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, TRAINERS, RunSpec, show
-from studio.ui import html, rows
-from studio.ui.context import MAIN, QUIET, Context, Updates, Values, model_folder, recipes
+from studio.ui import html
+from studio.ui.context import MAIN, QUIET, Context, Updates, Values, recipes
 from studio.ui.form import Tree, mending
+from studio.ui.plan_view import bar, planned
 from studio.ui.recipes import shared
 from studio.ui.recipes_view import RecipesView
-
-_SAMPLE = 200
 
 
 class TuneTab:
@@ -122,36 +120,6 @@ def save(settings: Settings, name: str, spec: RunSpec, in_hand: str) -> str:
     return slug
 
 
-def made(settings: Settings, store: RunStore, spec: RunSpec) -> Plan | None:
-    """The plan, or None where the data's rows are not on this disk. Raises StudioError."""
-    counts = rows.counts(settings, spec)
-    if counts is None:
-        return None
-    model_folder(settings, spec)
-    summary = summarize(spec.model.name_or_path, settings, spec.model.revision)
-    characters = rows.mean_characters(settings, spec, _SAMPLE)
-    here, learned = machine(), _learned(store, spec)
-    return plan(spec, summary, here, counts.train, counts.validation, characters, learned)
-
-
-def _learned(store: RunStore, spec: RunSpec) -> float | None:
-    """Seconds a token in the newest finished run of the same model and quantization here."""
-    for run in store.list()[:50]:
-        state = store.state(run)
-        if state.status != "finished" or not state.tokens_per_second:
-            continue
-        try:
-            other = run.spec()
-        except StudioError:
-            continue
-        if (other.model, other.train.activation_checkpointing) == (
-            spec.model,
-            spec.train.activation_checkpointing,
-        ):
-            return 1 / state.tokens_per_second
-    return None
-
-
 def right(settings: Settings, store: RunStore, tree: Tree, recipe: str) -> str:
     """What the run will do, or everything that must be mended first."""
     found = judged(tree, machine())
@@ -179,16 +147,16 @@ def _share(spec: RunSpec, trained: int, parameters: int) -> str:
 
 
 def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
-    found = made(settings, store, spec)
-    if found is None:
+    made = planned(settings, store, spec)
+    if made is None:
         return "<p>The rows are read when the run starts; then its steps are counted.</p>"
-    here = machine()
-    summary = summarize(spec.model.name_or_path, settings, spec.model.revision)
+    found, here, summary = made.plan, made.machine, made.summary
     if wrong := problems(spec, here, found.steps, found.eval_rows, summary.config):
         raise SpecError(wrong)
-    learned = _learned(store, spec)
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
-    guess = "from your earlier runs" if learned else "a first guess, until a run was measured"
+    what = "answers" if spec.train.trainer == "grpo" else "rows"
+    first = "a first guess, until a run was measured"
+    guess = "from your earlier runs" if made.learned.runs else first
     later = "told once its files are here"
     time = duration(found.seconds) if found.seconds is not None else "–"
     memory = f"{gb(found.memory)} GB" if found.memory is not None else "–"
@@ -197,20 +165,10 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     trained = f"{found.trainable:,}" if found.trainable else "–"
     pairs = [
         ("Rows", f"{found.train_rows}", f"and {found.eval_rows} held back"),
-        ("Steps", count, f"{per_step} rows each"),
+        ("Steps", count, f"{per_step} {what} each"),
         ("Time, about", time, guess if found.seconds is not None else later),
         ("Memory, about", memory, free if found.memory is not None else later),
         ("Trained", trained, _share(spec, found.trainable, summary.parameters)),
         ("Learning rate", show(spec.train.learning_rate), spec.train.lr_scheduler_type),
     ]
-    text = html.facts(pairs)
-    if found.fits is False:
-        smaller = "nf4 quantization, " if spec.model.quantization == "none" else ""
-        text += html.problem(
-            StudioError(
-                f"This needs about {memory} and {gb(here.free)} GB are free.",
-                f"Try {smaller}a batch of {max(1, spec.train.per_device_train_batch_size // 2)}, "
-                "or a shorter max_length.",
-            )
-        )
-    return text
+    return html.facts(pairs) + bar(made)
