@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from studio.settings import Settings
 
 from studio.data import open_data
 from studio.engine import trainers
@@ -17,6 +16,7 @@ from studio.engine.load import hardware, load_model
 from studio.engine.tokenizer import load_tokenizer
 from studio.engine.train import build
 from studio.runs import RunStore
+from studio.settings import Settings
 from studio.spec import RunSpec, parse
 from tests.engine.helpers import Recorder
 

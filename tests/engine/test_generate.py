@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from studio.settings import Settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from studio.engine.chat import Chat
@@ -19,6 +18,7 @@ from studio.engine.report import Stopped
 from studio.engine.result import save_adapter
 from studio.errors import StudioError
 from studio.runs import Run
+from studio.settings import Settings
 from studio.spec import GenerateSection, RunSpec
 from tests.engine.helpers import Recorder
 

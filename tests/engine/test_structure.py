@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from studio.settings import Settings
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from studio.engine import structure
 from studio.errors import StudioError
+from studio.settings import Settings
 from studio.spec import METHODS, parse
 from tests.engine.helpers import Recorder
 
