@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 from urllib.parse import quote
 
@@ -210,6 +212,25 @@ def test_every_wrong_field_is_marked_while_the_rest_goes_on(served: Page) -> Non
     assert all("problem" in mark for mark in marks(answer).values())
     assert "mend <b>3 settings" in answer["chosen"]
     assert "135 M" in answer["model-summary"]
+
+
+def test_a_problem_has_a_button_beside_its_field_and_on_the_right(served: Page) -> None:
+    opened = served.fire("page", "load")
+    wrong = {**opened, "f-train-trainer": "dpo", "f-train-packing": True, "f-train-max_steps": 0}
+    answer = served.fire("f-train-packing", "change", wrong, gives="marks")
+    found = marks(answer)
+    assert json.loads(found["f-train-packing"]["mend"]) == {"train.packing": False}
+    assert found["f-train-packing"]["does"] == "Set packing to off"
+    buttons = re.findall(r"data-mend='([^']+)'", answer["tune-summary"])
+    told = [json.loads(unescape(button)) for button in buttons]
+    assert {"train.max_steps": -1} in told and {"train.packing": False} in told
+    pressed = served.fire("marks", "select", data={"mend": found["f-train-packing"]["mend"]})
+    assert {k: v for k, v in pressed.items() if k in KEYS} == {"f-train-packing": False}
+
+
+@pytest.mark.parametrize("mend", ["", "[1]", "{", '{"nix.nix": 1}', '{"__class__": 1}', "null"])
+def test_a_button_can_set_fields_and_nothing_else(served: Page, mend: str) -> None:
+    assert served.fire("marks", "select", data={"mend": mend}) == {}
 
 
 def test_the_way_back_sets_one_field_and_no_other(served: Page) -> None:
