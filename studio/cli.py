@@ -16,6 +16,7 @@ from studio import jobs, spec
 from studio.data.findings import blocking, to_dicts
 from studio.errors import SpecError, StudioError
 from studio.plan.doctor import examine
+from studio.plan.estimate import duration
 from studio.runs import Run, RunState, RunStore, keep, queue
 from studio.runs.control import WISHES
 from studio.settings import Settings
@@ -347,6 +348,29 @@ def _last(replies: Iterator[Result]) -> Result:
     return {k: v for k, v in final.items() if k != "done"}
 
 
+def _plan(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
+    wanted = _recipe(options)
+    found = jobs.plan_recipe(_store(settings), settings, wanted, options.gpu or "", options.probe)
+    _say(options, f"{found['model']} on {found['machine']}")
+    for name, size in found["parts"].items():
+        _say(options, f"{name:<14} {size / 1e9:>8.2f} GB")
+    verdict = "fits, but tight" if found["tight"] else "fits" if found["fits"] else "does not fit"
+    took = duration(found["seconds"])
+    total, free = found["total"] / 1e9, found["free"] / 1e9
+    _say(options, f"{'total':<14} {total:>8.2f} GB of {free:.2f}: {verdict}")
+    _say(options, f"time, about    {took} for {found['steps']} steps, {found['engine']} engine")
+    if not found["rows_known"]:
+        _say(options, "The rows are not here: a thousand of a thousand characters are assumed.")
+    for reason in found["chosen"]:
+        changed = "" if reason["value"] == reason["was"] else f" (was {spec.show(reason['was'])})"
+        _say(options, f"{reason['field']} = {spec.show(reason['value'])}{changed}: {reason['why']}")
+    auto = found["with_auto"]
+    _say(options, f"So it takes {auto['total'] / 1e9:.2f} GB and {duration(auto['seconds'])}.")
+    if found["remedy"]:
+        _say(options, found["remedy"])
+    return (0 if found["fits"] else 1), found
+
+
 def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     wanted = _recipe(options)
     found = _last(jobs.preview(settings, wanted, options.start, options.rows))
@@ -362,7 +386,13 @@ def _preview(options: argparse.Namespace, settings: Settings) -> tuple[int, Resu
     for finding in found["findings"]:
         _say(options, f"{finding['severity']}: {finding['words']}")
     if options.batch is not None:
-        found["batch"] = _last(jobs.batch(settings, wanted, options.batch))
+        try:
+            found["batch"] = _last(jobs.batch(settings, wanted, options.batch))
+        except StudioError as error:
+            # The rows were shown all the same.
+            _say(options, f"batch {options.batch}: {error}")
+            found["batch"] = {"error": error.message, "hint": error.hint}
+            return 1, found
         height, width = found["batch"]["shape"]
         shape = f"{height} x {width} tokens, {found['batch']['trained']} trained"
         _say(options, f"batch {options.batch}: {shape}, sha256 {found['batch']['sha256']}")
@@ -479,6 +509,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "also batch N of the first epoch, 0 being the first, with its sha256",
     },
+    "--gpu": {"metavar": "NAME", "help": "for this GPU, such as h100-80gb"},
+    "--probe": {"action": "store_true", "help": "run two real steps here and plan by them"},
     "--format": {"choices": ("adapter", "merged"), "required": True},
     "--out": {"required": True, "help": "a new or empty folder"},
     "--write": {"metavar": "FILE", "help": "write them there, as Markdown"},
@@ -508,6 +540,12 @@ _COMMANDS: tuple[tuple[str, Command, str, str], ...] = (
     ("archive", _archive, "write a run as one file", "run file"),
     ("take-in", _take_in, "make a run of such a file", "file"),
     ("chat", _chat, "ask a run's base, tuned or merged model", "run --prompt --model --set"),
+    (
+        "plan",
+        _plan,
+        "memory by part, time, and the fastest settings that fit; exit 0 only if it fits",
+        "recipe --gpu --probe --set",
+    ),
     ("preview", _preview, "rows as the trainer gets them", "recipe --rows --start --batch --set"),
     ("audit", _audit, "look at all rows; exit 0 only if none would ruin a run", "recipe --set"),
     ("final", _final, "a run's settings once more, over all of its rows", "run --detach"),

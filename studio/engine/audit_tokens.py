@@ -48,7 +48,7 @@ class Measurer:
         """Each row's numbers, or what is wrong with it; see `Encoder.encode`."""
         if self._sizes is None:
             return [_counted(found) for found in self._encoder.encode(examples)]
-        prepared = [self._encoder.prepare(example) for example in examples]
+        prepared = self._encoder.prepare(examples)
         texts = [text for p in prepared if isinstance(p, list) for _, text, _ in p]
         backend = self._encoder.tokenizer.backend_tokenizer
         made = backend.encode_batch_fast(texts, add_special_tokens=False)

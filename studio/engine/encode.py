@@ -138,7 +138,7 @@ class Encoder:
     def encode(self, examples: Sequence[Example]) -> list[Encoded | StudioError]:
         """Each row's sequences, or what is wrong with it: a RowError for the row alone, another
         StudioError for a template under which no row can be trained."""
-        prepared = [self.prepare(example) for example in examples]
+        prepared = self.prepare(examples)
         texts = [text for p in prepared if isinstance(p, list) for _, text, _ in p]
         # The template writes the special tokens itself: adding them again would double the first.
         encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
@@ -147,12 +147,18 @@ class Encoder:
             for example, p in zip(examples, prepared, strict=True)
         ]
 
-    def prepare(self, example: Example) -> list[Prepared] | StudioError:
-        """The row's sequences as text, or what is wrong with it."""
-        try:
-            return self._texts(example)
-        except StudioError as error:
-            return error
+    def prepare(self, examples: Sequence[Example]) -> list[list[Prepared] | StudioError]:
+        """Each row's sequences as text, or what is wrong with it. A template under which no row
+        can be trained is tried on no further one: each may take seconds until it is stopped."""
+        found: list[list[Prepared] | StudioError] = []
+        fatal: StudioError | None = None
+        for example in examples:
+            try:
+                found.append(fatal or self._texts(example))
+            except StudioError as error:
+                found.append(error)
+                fatal = None if isinstance(error, RowError) else error
+        return found
 
     def one(self, example: Example) -> Encoded:
         """A single row. Raises StudioError."""

@@ -111,7 +111,7 @@ class Preview:
 
     def lengths(self, spec: RunSpec, sample: int, report: Report) -> Reply:
         """How long the rows are in tokens, from at most `sample` of them, evenly spread; see
-        `histogram`."""
+        `histogram`. Raises StudioError, also for a template under which no row can be trained."""
         data = open_data(spec.data, self._settings, report)
         loaded = self._load_tokenizer(self._resolve(spec.model, report), spec.data, report)
         encoder = self._encoder_for(spec, loaded)
@@ -120,8 +120,11 @@ class Preview:
         for _, rows in data.iterate(positions, 100):
             report.stage("measuring rows", len(lengths), len(positions))
             examples = [e for e in (_example(data, row) for row in rows) if e is not None]
-            found = (f for f in encoder.encode(examples) if isinstance(f, Encoded))
-            lengths += [max(s.total for s in f.sequences) for f in found]
+            for found in encoder.encode(examples):
+                if isinstance(found, Encoded):
+                    lengths.append(max(s.total for s in found.sequences))
+                elif not isinstance(found, RowError):
+                    raise found
         return histogram(np.asarray(lengths), data.total, spec.train.max_length)
 
     def find(self, spec: RunSpec, text: str, start: int, forward: bool, report: Report) -> Reply:

@@ -109,21 +109,6 @@ def total(settings: Settings, tree: Tree) -> int:
     return data.total if data else 0
 
 
-def mean_characters(settings: Settings, spec: RunSpec, sample: int) -> float:
-    """Mean length in characters of the first rows, for the estimate of time and memory."""
-    data = opened(settings, spec)
-    lengths = [_characters(row) for row in data.raw(0, sample)] if data else []
-    return sum(lengths) / max(1, len(lengths))
-
-
-def _characters(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
-
-
 def page_start(number: int) -> int:
     """The first row of the table's page that row `number` is on, from 1."""
     return (number - 1) // _PAGE * _PAGE + 1
@@ -318,6 +303,6 @@ def audited(settings: Settings, spec: RunSpec) -> tuple[str, bool]:
         return html.wait("checking all rows"), True
     words = (
         "Reads every row once, as the trainer would: rows cut or never learned, empty and double "
-        "ones, leaks into the evaluation, broken text. A thousand rows take about a second."
+        "ones, leaks into the evaluation, broken text. Some thousand rows take some seconds."
     )
     return f"<p class='soft'>{words}</p>", False

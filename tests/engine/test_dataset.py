@@ -1,6 +1,7 @@
 """From rows to the trainer's data sets: split, counted, refused, and found again."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from studio.data import open_data
+from studio.engine.audit import audit
 from studio.engine.dataset import Prepared, prepare
 from studio.engine.encode import Encoder
 from studio.engine.preview import Preview
@@ -194,6 +196,19 @@ def test_lengths_are_measured_on_a_sample_and_rows_are_found(
     assert preview.find(spec_with(), "NAME? 13", 0, True, recorder) == {"index": 13}
     assert preview.find(spec_with(), "NAME? 13", 14, True, recorder) == {"index": None}
     assert preview.find(spec_with(), "name? 1", 12, False, recorder) == {"index": 12}
+
+
+def test_a_template_without_an_end_costs_seconds_and_not_an_hour(
+    settings: Settings, spec_with: SpecWith, recorder: Recorder
+) -> None:
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    spec = spec_with(data={"chat_template": "custom", "chat_template_jinja": loops})
+    began = time.monotonic()
+    with pytest.raises(StudioError, match="was stopped"):
+        Preview(settings).lengths(spec, 20, recorder)
+    with pytest.raises(StudioError, match="was stopped"):
+        audit(spec, settings, recorder, settings.home)
+    assert time.monotonic() - began < 20
 
 
 def test_of_a_long_row_both_ends_are_shown_and_all_is_counted(
