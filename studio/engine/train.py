@@ -15,6 +15,8 @@ from studio.engine.batches import arranged, bare, collator, order
 from studio.engine.callback import Done, StudioCallback
 from studio.engine.config import trainer_config
 from studio.engine.dataset import Prepared, prepare
+from studio.engine.forecast import forecast
+from studio.engine.gauges import Gauges
 from studio.engine.load import Hardware, fit_embeddings, hardware, load_model
 from studio.engine.quick import engage
 from studio.engine.report import Reporter
@@ -38,9 +40,9 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     whatever the libraries throw.
     """
     spec = run.spec()
+    refuse_impossible(spec)
     where = hardware(spec.model)
     report.stage("finding the model")
-    refuse_impossible(spec)
     folder = resolve(spec.model, settings, report)
     report.stage("reading the data")
     data = open_data(spec.data, settings, report)
@@ -63,6 +65,11 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     facts["engine"] = engage(trainer, spec, where, report)
     callback, checkpoint = _callback(run, report, trainer, facts)
     trainer.add_callback(callback)
+    planned = forecast(run, spec, settings, where, prepared, facts["engine"])
+    if planned is not None:
+        report.event("predicted", **planned.event())
+    trainer.gauges = Gauges(report, where, planned.flops if planned else 0.0)
+    trainer.add_callback(trainer.gauges)
     if checkpoint is not None:
         # What the base model's loss is, was measured at the first start.
         trainer.args.eval_on_start = False
@@ -73,6 +80,8 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
         # Cut off between the last step and the end: what is left is what follows.
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()
+    taken = trainer.gauges.measured()
+    report.event("measured", **(planned.beside(taken) if planned else taken))
     if words := stopped_early(trainer):
         report.note(words)
     test_loss = None if callback.stopped else _tested(trainer, spec, prepared, report)

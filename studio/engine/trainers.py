@@ -12,6 +12,7 @@ from trl import DPOTrainer, KTOTrainer
 
 from studio.engine.batches import Order, digest
 from studio.engine.fast import FastTrainer
+from studio.engine.gauges import Gauges
 from studio.engine.load import Hardware
 from studio.engine.quick import AS_PLAIN
 from studio.engine.report import Report
@@ -21,12 +22,14 @@ from studio.spec import RunSpec
 
 
 class Base(WholeCheckpoints):
-    """What all of them have in common; `order` and `told` are set by `train.build`."""
+    """What all of them have in common; `order` is set by `train.build`, `told`
+    and `gauges` by `train.train`."""
 
     model: Any
     optimizer: Any
     order: Order
     told: Callable[[str], None] | None = None
+    gauges: Gauges | None = None
     # LoRA+: how much faster B learns than A.
     loraplus_lr_ratio: float = 1.0
 
@@ -63,6 +66,8 @@ class Base(WholeCheckpoints):
         if self.told is not None:
             told, self.told = self.told, None
             told(digest(plain() if plain else inputs))
+        if self.gauges is not None:
+            self.gauges.batch(inputs)
         return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
 
 

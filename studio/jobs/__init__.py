@@ -7,6 +7,7 @@ from studio.jobs.conduct import ensure
 from studio.jobs.export import export, refuse
 from studio.jobs.final import final
 from studio.jobs.index import index, stop_index
+from studio.jobs.plan import plan_recipe
 from studio.jobs.preview import batch, code, find, lengths, preview, tree
 from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
@@ -40,6 +41,7 @@ __all__ = [
     "lengths",
     "move",
     "pause",
+    "plan_recipe",
     "preview",
     "refuse",
     "remove",

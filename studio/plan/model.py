@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,58 +10,15 @@ from typing import Any
 from studio.errors import StudioError
 from studio.plan import gguf_file
 from studio.plan.catalogue import CATALOGUE, Entry
+from studio.plan.known import known_config
+from studio.plan.shapes import shapes
+from studio.plan.summary import Shape, Summary, number
 from studio.settings import Settings
 
 # The format's own limit on a header, in bytes.
 _HEADER_LIMIT = 100_000_000
-_LAYER = re.compile(r"\.\d+\.")
 _HUB_PART = r"\w(?:[\w.-]{0,94}\w)?"
 _HUB_ID = re.compile(f"(?:{_HUB_PART}/)?{_HUB_PART}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One weight: its name in the file and its dimensions (output, input for a linear layer)."""
-
-    name: str
-    dims: tuple[int, ...]
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether LoRA's all-linear would take it: a matrix inside a numbered layer, so neither the
-        embedding nor the head."""
-        inside = _LAYER.search(self.name) is not None
-        return len(self.dims) == 2 and inside and "norm" not in self.name
-
-
-@dataclass(frozen=True)
-class Summary:
-    """`ready` tells whether the files are on this disk; without them `shapes` is empty."""
-
-    name: str
-    ready: bool
-    parameters: int
-    layers: int
-    hidden_size: int
-    vocab_size: int
-    context: int
-    architecture: str
-    template: str
-    licence: str
-    shapes: tuple[Shape, ...] = ()
-    config: dict[str, Any] | None = None
-
-    def targets(self, target_modules: str | list[str]) -> tuple[Shape, ...]:
-        """The weights that get an adapter, by peft's rule for names: the last part matches."""
-        linear = (s for s in self.shapes if s.is_linear and s.name.endswith(".weight"))
-        if target_modules == "all-linear":
-            return tuple(linear)
-        return tuple(s for s in linear if s.name.split(".")[-2] in target_modules)
-
-    @property
-    def linear_names(self) -> list[str]:
-        """The last parts of the names of its linear layers, in the order of the model."""
-        return list(dict.fromkeys(s.name.split(".")[-2] for s in self.targets("all-linear")))
 
 
 def is_hub_id(name: str) -> bool:
@@ -142,6 +98,9 @@ def summarize(name_or_path: str, settings: Settings, revision: str | None = None
     cached = _cached(name_or_path, revision)
     if cached is not None:
         return _from_folder(name_or_path, cached)
+    known = known_config(name_or_path)
+    if known is not None:
+        return outline(name_or_path, known)
     return Summary(
         name_or_path,
         False,
@@ -156,7 +115,54 @@ def summarize(name_or_path: str, settings: Settings, revision: str | None = None
     )
 
 
+def planned(name_or_path: str, settings: Settings, revision: str | None = None) -> Summary:
+    """Like `summarize`, for a plan: a folder with nothing but a config.json is enough."""
+    folder = folder_of(name_or_path, settings)
+    if folder is None or any(folder.glob("*.safetensors")):
+        return summarize(name_or_path, settings, revision)
+    try:
+        config = _object((folder / "config.json").read_text(encoding="utf-8"), "config.json")
+    except (OSError, ValueError) as error:
+        raise StudioError(f"The config of {name_or_path} can't be read: {error}.") from None
+    found = outline(name_or_path, config)
+    if not found.parameters:
+        raise StudioError(
+            f"The weights of {name_or_path} can't be told from its config.json alone.",
+            "Fetch its safetensors: their headers tell.",
+        )
+    return found
+
+
+def outline(name: str, config: dict[str, Any]) -> Summary:
+    """What its config.json tells of a model that is not fetched yet."""
+    found = shapes(config)
+    return Summary(
+        name=name,
+        ready=False,
+        parameters=sum(prod(s.dims) for s in found),
+        layers=number(config, "num_hidden_layers"),
+        hidden_size=number(config, "hidden_size"),
+        vocab_size=number(config, "vocab_size"),
+        context=number(config, "max_position_embeddings"),
+        architecture=_architecture(config),
+        template="told once its files are here",
+        licence="see its page on the Hub",
+        shapes=found,
+        config=config,
+    )
+
+
 def _from_entry(entry: Entry) -> Summary:
+    config = {
+        "model_type": "llama",
+        "hidden_size": entry.hidden_size,
+        "intermediate_size": entry.intermediate_size,
+        "num_hidden_layers": entry.layers,
+        "num_attention_heads": entry.heads,
+        "num_key_value_heads": entry.kv_heads,
+        "vocab_size": entry.vocab_size,
+        "tie_word_embeddings": True,
+    }
     return Summary(
         entry.name,
         False,
@@ -168,11 +174,8 @@ def _from_entry(entry: Entry) -> Summary:
         "Llama",
         "its own chat template",
         entry.licence,
-        config={
-            "intermediate_size": entry.intermediate_size,
-            "num_attention_heads": entry.heads,
-            "num_key_value_heads": entry.kv_heads,
-        },
+        shapes=shapes(config),
+        config=config,
     )
 
 
@@ -236,12 +239,6 @@ def _object(text: str | bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} holds no JSON object")
     return value
-
-
-def number(config: dict[str, Any], key: str) -> int:
-    """A whole number of the config, 0 where it has none."""
-    value = config.get(key)
-    return value if isinstance(value, int) else 0
 
 
 def _architecture(config: dict[str, Any]) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from studio.errors import SpecError, StudioError
-from studio.plan.estimate import memory_bytes
 from studio.plan.machine import Machine, machine
-from studio.plan.model import Summary, summarize
+from studio.plan.memory import parts
+from studio.plan.model import summarize
+from studio.plan.summary import Summary
 from studio.settings import Settings
 from studio.spec import RunSpec, with_values
 
@@ -46,7 +47,7 @@ def _changes(spec: RunSpec, enough: Callable[[RunSpec], bool]) -> dict[str, Any]
 def _estimate(spec: RunSpec, summary: Summary, here: Machine) -> float:
     """Bytes, with every row as long as it may be."""
     tokens = spec.train.per_device_train_batch_size * spec.train.max_length
-    return memory_bytes(spec, summary, here, tokens)
+    return parts(spec, summary, here, tokens).total
 
 
 def _steps(spec: RunSpec) -> Iterator[dict[str, Any]]:

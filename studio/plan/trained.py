@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from studio.plan.model import Shape, Summary, number
+from studio.plan.summary import Shape, Summary, number
 from studio.spec import LAYERWISE, RunSpec
 
 

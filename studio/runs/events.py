@@ -18,6 +18,13 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
 - note: `text`, something the person should know
 - save: `step`, a checkpoint is whole
 - change: the learning rate was changed while the run went on, after `step`, to `value`
+- predicted: what was planned, corrected by earlier runs: `engine`, `parts` in bytes, `memory`,
+  `seconds` of `steps` and evaluations; by the formulas alone `raw_memory`, `raw_seconds`; `context`
+- use: at most every few seconds: `step`, `memory` now and `peak` in bytes, `trained_per_second`,
+  `share` of what the device's products reach, `power` in W and `temperature` in degrees where a
+  GPU tells; seconds since the start that went to `data`, `evaluating`, `saving`
+- measured: `memory` at its peak, `seconds` of `steps` and evaluations, `tokens`, those `trained`,
+  `most_tokens` of a micro-batch, for which the formulas say `raw_memory`
 - end: `status` (finished, stopped, failed), `train_loss`, `eval_loss`, `paused` where it is to go
   on later, and for a failure `message`, `hint`, the `stage` it happened in, and `changes`, settings
   by field with which it would fit
@@ -158,6 +165,10 @@ class RunState:
     updated: float | None = None
     problem: dict[str, str] | None = None
     notes: tuple[str, ...] = ()
+    engine: str = ""
+    predicted: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+    use: dict[str, Any] | None = None
 
 
 def fold(state: RunState, events: list[Event]) -> RunState:
@@ -196,6 +207,9 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                 )
             case "log" | "eval":
                 state = replace(state, **known, status="running")
+            case "predicted" | "measured" | "use" as kind:
+                held: dict[str, Any] = {kind: {k: v for k, v in event.items() if k != "type"}}
+                state = replace(state, **held)
             case "note":
                 state = replace(state, notes=(*state.notes, str(event.get("text", ""))))
             case "end":

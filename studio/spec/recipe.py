@@ -260,6 +260,12 @@ def with_values(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
     return parse(changed)
 
 
+def value_at(spec: RunSpec, key: str) -> Any:
+    """The spec's value of "section.field"."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(spec, section), name)
+
+
 def _overridden(tree: Tree, overrides: Sequence[str]) -> RunSpec:
     problems = [p for p in (_override(tree, text) for text in overrides) if p]
     try:

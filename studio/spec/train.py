@@ -21,7 +21,7 @@ PAIRED = ("dpo", "orpo", "reward")
 
 
 class TrainSection(OptimizerFields):
-    """How the adapter is trained. Every name but `trainer` and `engine` is a field of trl's configs."""
+    """How the adapter is trained. Every name but `trainer` and `engine` is one of trl's configs."""
 
     trainer: Trainers = option(
         "sft",

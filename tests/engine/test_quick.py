@@ -1,6 +1,8 @@
 """The fast path through the worker's own way of training: the plain run, with other means."""
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from studio.engine import quick
+from studio.engine.gauges import Smi
 from studio.engine.load import Hardware
 from studio.errors import SpecError
 from studio.runs import Run
 from studio.runs.events import read
 from studio.spec import parse
-from tests.engine.helpers import Recorder, ended
+from tests.engine.helpers import Recorder, ended, wait_until
 from tests.engine.test_resume import LONG, cut_off, weights
 
 NewRun = Callable[..., Run]
@@ -181,3 +184,43 @@ def test_what_is_asked_for_by_name_and_can_not_be_had_is_refused(tree: dict[str,
         parse(tree)
     assert any(p.field == "train.engine" for p in error.value.problems)
     parse({**tree, "train": {**tree["train"], "engine": "auto"}})
+
+
+def test_a_run_tells_what_was_planned_and_what_it_took(
+    new_run: NewRun, train_here: TrainHere
+) -> None:
+    run = new_run(train={"engine": "fast"})
+    assert train_here(run) == 0
+    (before,), (after,) = of_kind(run, "predicted"), of_kind(run, "measured")
+    assert before["engine"] == "fast"
+    assert sum(before["parts"].values()) == pytest.approx(before["memory"], abs=20)
+    assert 0 < before["context"] < before["raw_memory"] and before["raw_seconds"] > 0
+    assert after["steps"] == before["steps"] == 4
+    assert after["memory"] > 5e7 and 0 < after["raw_memory"] <= before["raw_memory"]
+    # Prompts are not trained.
+    assert 0 < after["trained"] < after["tokens"]
+    clocks = [after[name] for name in ("data", "training", "evaluating", "saving")]
+    assert all(clock > 0 for clock in clocks)
+    assert sum(clocks) == pytest.approx(after["seconds"], rel=0.2)
+    first = of_kind(run, "use")[0]
+    assert first["peak"] > 0 and first["trained_per_second"] > 0 and first["share"] > 0
+    assert "power" not in first
+
+
+def test_nvidia_smi_is_asked_beside_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nsleep 0.3\necho '412.5, 61'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    smi = Smi(Hardware("cuda", torch.bfloat16))
+    began = time.monotonic()
+    assert smi.look() == {} and time.monotonic() - began < 0.25
+    wait_until(lambda: smi.look() == {"power": 412.5, "temperature": 61.0}, 10)
+    program.write_text("#!/bin/sh\necho '[N/A], [N/A]'\n")
+    odd = Smi(Hardware("cuda", torch.bfloat16))
+    odd.look()
+    wait_until(lambda: odd._asked is None or odd._asked.poll() is not None, 10)
+    assert odd.look() == {}
+    assert Smi(CPU).look() == {}

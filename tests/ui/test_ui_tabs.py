@@ -1,5 +1,8 @@
 """What the tabs decide: what is kept of an upload and a recipe, what is refused, who answers."""
 
+import json
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +10,17 @@ import pytest
 
 from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
+from studio.plan.auto import choose
+from studio.plan.estimate import plan
+from studio.plan.learned import NOTHING
+from studio.plan.lengths import Rows
+from studio.plan.machine import Machine
+from studio.plan.model import summarize
 from studio.runs import RunStore
 from studio.runs.events import append
 from studio.settings import Settings
-from studio.spec import DEFAULTS, RunSpec, diff, load, parse, tree
-from studio.ui import chat_tab, export_tab, rows, runs_tab, tune_tab
+from studio.spec import DEFAULTS, RunSpec, diff, load, parse, tree, with_values
+from studio.ui import chat_tab, export_tab, plan_view, rows, runs_tab, tune_tab
 from studio.ui.context import MAIN, lenient, recipes
 from studio.ui.uploads import choices, take_upload
 from tests.ui.conftest import write
@@ -203,15 +212,60 @@ def test_the_summary_says_what_will_happen(settings: Settings) -> None:
         assert part in words, part
 
 
-def test_the_time_is_learned_from_an_earlier_run_of_the_same_model(settings: Settings) -> None:
+def test_the_plan_is_corrected_by_an_earlier_run_of_its_kind(settings: Settings) -> None:
     store = RunStore(settings.runs)
     run = store.create(DEFAULTS, "a")
+    before = {"engine": "plain", "raw_memory": 2e9, "raw_seconds": 100.0, "context": 6e8}
+    append(run.events, {"type": "start", "max_steps": 1, "device": "CPU, float32"})
+    append(run.events, {"type": "predicted", "memory": 2e9, "seconds": 100.0, **before})
     append(run.events, {"type": "log", "step": 1, "loss": 1.0, "tokens_per_second": 1.0})
+    append(run.events, {"type": "measured", "memory": 3.4e9, "seconds": 300.0})
     append(run.events, {"type": "end", "status": "finished"})
+    first = plan_view.planned(settings, RunStore(settings.workspace / "none"), DEFAULTS)
+    then = plan_view.planned(settings, store, DEFAULTS)
+    assert first is not None and then is not None
+    assert (then.learned.time, then.learned.runs) == (3.0, 1)
+    assert then.learned.memory == pytest.approx(2.0)
+    assert then.plan.seconds > 2.5 * first.plan.seconds and then.plan.memory > first.plan.memory
     tree = DEFAULTS.model_dump()
     assert "from your earlier runs" in tune_tab.right(settings, store, tree, MAIN)
     tree["model"]["quantization"] = "nf4"
     assert "a first guess" in tune_tab.right(settings, store, tree, MAIN)
+    assert plan_view.compared(store.state(run)) == [
+        ("Memory", "2.0 GB", "3.4 GB (+70%)"),
+        ("Time", "1 min 40 s", "5 min (+200%)"),
+    ]
+
+
+def bar_of(settings: Settings, free: float, **values: Any) -> str:
+    """The bar of the default run with `values`, on a machine with so many bytes free."""
+    spec = with_values(DEFAULTS, {k.replace("__", "."): v for k, v in values.items()})
+    machine = Machine(2, int(64e9), int(free), ())
+    summary, rows = summarize(spec.model.name_or_path, settings), Rows(90, 10, (60, 80, 120))
+    found = plan(spec, summary, machine, rows)
+    choice = choose(spec, summary, machine, rows)
+    return plan_view.bar(plan_view.Planned(found, choice, NOTHING, summary, machine))
+
+
+def test_the_bar_moves_with_the_fields_and_says_what_fits(settings: Settings) -> None:
+    few, many = (bar_of(settings, 20e9, adapter__r=r) for r in (4, 256))
+    assert few != many and "data-fits='fits'" in few
+    needs = float(re.search(r"Needs about ([\d.]+) of", few)[1]) * 1e9  # type: ignore[index]
+    assert "data-fits='tight'" in bar_of(settings, needs * 1.05, adapter__r=4)
+    large = bar_of(settings, 3e9, train__per_device_train_batch_size=512)
+    assert "data-fits='large'" in large and "GB too much" in large
+    # The button sets what the words say, and what it sets fits.
+    changes = json.loads(unescape(re.search("data-mend='([^']*)'", large)[1]))  # type: ignore[index]
+    assert changes["train.per_device_train_batch_size"] < 512
+    rows = changes["train.per_device_train_batch_size"]
+    assert rows * changes["train.gradient_accumulation_steps"] == 512
+    mended = {k.replace(".", "__"): v for k, v in changes.items()}
+    assert "data-fits='fits'" in bar_of(settings, 3e9, **mended)
+
+
+def test_where_nothing_fits_it_says_by_how_much(settings: Settings) -> None:
+    words = bar_of(settings, 2e8)
+    assert "Even the smallest needs" in words and "use-what-fits" not in words
 
 
 def test_the_summary_lists_everything_that_must_be_mended(settings: Settings) -> None:

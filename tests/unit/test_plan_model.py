@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
-from studio.plan.estimate import weight_bytes
+from studio.plan.memory import weight_bytes
 from studio.plan.model import folder_of, is_hub_id, summarize
 from studio.plan.trained import trainable
 from studio.settings import Settings

@@ -105,16 +105,9 @@ def apply(model: Any, plan: Plan, note: Note, longest: int) -> Applied | Refused
     linears = [*(m.base_layer for m in anatomy.adapted), *anatomy.bare]
     _switch(anatomy, linears)
     applied = Applied(model, anatomy, plan, note)
-    try:
-        off = _distance(applied, anatomy, expected)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+    if wrong := _wrong(applied, anatomy, expected):
         applied.restore()
-        return Refused((f"It fails on this model: {(str(error).splitlines() or [''])[0]}",))
-    if not off <= _TOLERANCE.get(dtype, _TOLERANCE_16):
-        applied.restore()
-        return Refused(
-            (f"On this model it computes something else (its logits are {off:.0%} off).",)
-        )
+        return Refused((wrong,))
     if float8:
         for linear in linears:
             layers.thaw(linear)
@@ -124,6 +117,17 @@ def apply(model: Any, plan: Plan, note: Note, longest: int) -> Applied | Refused
             # A step of 2e-4 is lost in a bfloat16 adapter's last digit.
             parameter.data = parameter.data.float()
     return applied
+
+
+def _wrong(applied: Applied, anatomy: Anatomy, expected: Tensor) -> str:
+    """Why the switched model must not be trained; nothing where its logits are the plain ones."""
+    try:
+        off = _distance(applied, anatomy, expected)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        return f"It fails on this model: {(str(error).splitlines() or [''])[0]}"
+    if off <= _TOLERANCE.get(anatomy.head.dtype, _TOLERANCE_16):
+        return ""
+    return f"On this model it computes something else (its logits are {off:.0%} off)."
 
 
 def _switch(anatomy: Anatomy, linears: list[Any]) -> None:

@@ -1,0 +1,100 @@
+"""How long the rows are, in tokens: what both memory and time follow from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from studio.spec import RunSpec
+
+# English in a vocabulary of some ten thousands, and what a chat template writes around a row.
+_CHARACTERS_PER_TOKEN = 3.6
+_AROUND = 30
+_PACKED = 0.96  # of a sequence that is filled with whole rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`train` rows to learn from and `eval` held back; `lengths` are the tokens of some of them, or
+    of all, before they are cut. `exact` tells whether they were counted or guessed."""
+
+    train: int
+    eval: int
+    lengths: tuple[int, ...]
+    exact: bool = False
+    # The share of tokens that are scored.
+    scored: float = 1.0
+
+    @classmethod
+    def of_characters(cls, train: int, eval: int, characters: Sequence[float]) -> "Rows":
+        """From the rows' lengths in characters; about."""
+        tokens = (round(n / _CHARACTERS_PER_TOKEN) + _AROUND for n in characters)
+        return cls(train, eval, tuple(tokens) or (_AROUND,))
+
+    def cut(self, most: int) -> "Cut":
+        """The rows' lengths with what is longer than `most` tokens cut off."""
+        return Cut(tuple(sorted(min(most, max(1, n)) for n in self.lengths)))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Lengths as the trainer gets them, the shortest first."""
+
+    lengths: tuple[int, ...]
+
+    @cached_property
+    def mean(self) -> float:
+        """Tokens of a row on average."""
+        return sum(self.lengths) / len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.lengths[-1]
+
+    def longest_of(self, rows: int) -> float:
+        """The longest of so many rows that chance puts together, on average."""
+        count = len(self.lengths)
+        # The chance that the longest is one of the first i: (i / count) ** rows.
+        return sum(
+            length * (((i + 1) / count) ** rows - (i / count) ** rows)
+            for i, length in enumerate(self.lengths)
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A micro-batch in tokens: `most` that one may hold, `usual` that one computes, padding and
+    all, `real` ones among them; `steps` of the run."""
+
+    most: float
+    usual: float
+    real: float
+    steps: int
+
+
+def batch_shape(spec: RunSpec, rows: Rows, steps: int, fast: bool, gpu: bool) -> Shape:
+    """What a micro-batch holds. `fast`: rows stand one after the other, without padding."""
+    train = spec.train
+    cut, size = rows.cut(train.max_length), train.per_device_train_batch_size
+    if train.packing:
+        full = size * train.max_length
+        # The fast path fills every batch up on a GPU; a CPU computes what is there.
+        usual = full if gpu and fast else _PACKED * full
+        least = min(full, rows.train * cut.mean)
+        real = min(_PACKED * full, least)
+        return Shape(full if gpu and fast else least, min(usual, max(least, real)), real, steps)
+    real = size * cut.mean
+    if fast:
+        # A GPU wants one of a few lengths: a tenth is added on average, a quarter at most.
+        added, most = (1.1, 1.25) if gpu else (1.0, 1.0)
+        return Shape(most * _sum_of_longest(cut, size), added * real, real, steps)
+    sorted_rows = train.train_sampling_strategy == "group_by_length"
+    usual = size * (cut.mean if sorted_rows else cut.longest_of(size))
+    return Shape(size * cut.longest, usual, real, steps)
+
+
+def _sum_of_longest(cut: Cut, size: int) -> float:
+    """About the most tokens that a batch without padding comes to in a run of some hundred: two
+    deviations above the mean, and never more than the longest rows together."""
+    variance = sum((n - cut.mean) ** 2 for n in cut.lengths) / len(cut.lengths)
+    return float(min(size * cut.longest, size * cut.mean + 2.5 * (size * variance) ** 0.5))

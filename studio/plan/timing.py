@@ -1,0 +1,120 @@
+"""Time of a run: flops and bytes against what the device reaches, and what the host costs.
+
+The shares are fitted to docs/performance.md and the figures that it was held against; what was
+measured in earlier runs here corrects them (`learned`).
+"""
+
+from dataclasses import dataclass
+
+from studio.plan.gpus import kind_of
+from studio.plan.lengths import Rows, Shape
+from studio.plan.machine import Machine
+from studio.plan.memory import dtype_bytes, engine_of, linear_parameters, on_gpu
+from studio.plan.shapes import widths
+from studio.plan.summary import Summary
+from studio.spec import RunSpec
+
+# The share of a large product's speed that a step reaches: Llama's shape on an H200.
+_SHARE = {"plain": 0.245, "fast": 0.69}
+_FOUR_BITS, _FLOAT8 = 0.95, 1.27  # of the speed in bfloat16, on the fast path
+# Seconds that the host takes to start a layer's pass: eager with peft's modules, or recorded.
+_HOST = {"plain": 2.5e-3, "fast": 1.5e-4}
+# Flops a second and core in float32, measured; what bfloat16 makes of it without instructions for
+# it, and quantized weights.
+_CORE = 5.5e10
+_CPU_FACTORS = {"bfloat16": 0.3, "nf4": 0.85, "int8": 0.87, "fp4": 0.85}
+# Seconds that each layer's pass costs beyond its flops, and each micro-batch.
+_CPU_LAYER, _CPU_BATCH = 3e-4, 0.01
+_START = {"cpu": 15.0, "gpu": 30.0}
+_COMPILING = 15.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds: before the first step, of the steps, of the evaluations."""
+
+    start: float
+    steps: float
+    evaluations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.start + self.steps + self.evaluations
+
+
+def flops_per_token(spec: RunSpec, summary: Summary, length: float, scored: float = 1.0) -> float:
+    """Flops that a trained token needs: 4 for each frozen weight it is multiplied by, 6 where that
+    is trained too, and attention to half of its row; checkpointing adds a pass of 2."""
+    trained = spec.adapter.method == "none"
+    w = widths(summary.config or {}, summary.hidden_size)
+    linear = linear_parameters(summary)
+    head = summary.vocab_size * summary.hidden_size * scored
+    attention = 6.0 * w.query * length * summary.layers
+    again = 2.0 * linear * replayed_share(spec, summary.layers)
+    return (6.0 if trained else 4.0) * (linear + head) + again + attention
+
+
+def replayed_share(spec: RunSpec, layers: int) -> float:
+    """The share of layers that are computed again."""
+    if spec.fast.replay and spec.train.engine != "plain":
+        return min(1.0, spec.fast.replay / max(1, layers))
+    return 1.0 if spec.train.activation_checkpointing else 0.0
+
+
+def micro_batch(
+    spec: RunSpec, summary: Summary, machine: Machine, shape: Shape, rows: Rows
+) -> float:
+    """Seconds of a micro-batch, forward and backward."""
+    length = rows.cut(spec.train.max_length).mean
+    engine = engine_of(spec, machine, summary)
+    # A CPU scores only what counts on the fast path; a GPU's shapes stay fixed.
+    gpu = on_gpu(spec, machine)
+    scored = rows.scored if engine == "fast" and not gpu else 1.0
+    work = shape.usual * flops_per_token(spec, summary, length, scored)
+    if not gpu:
+        starting = _CPU_LAYER * (2 + replayed_share(spec, summary.layers)) * summary.layers
+        return work / _cpu_speed(spec, machine) + starting + _CPU_BATCH
+    kind = kind_of(machine.gpus[0].name)
+    share = _SHARE[engine]
+    if engine == "fast":
+        four = spec.model.quantization in ("nf4", "fp4")
+        share *= _FLOAT8 if spec.fast.float8 else _FOUR_BITS if four else 1.0
+    passes = 2 + replayed_share(spec, summary.layers)
+    host = passes * summary.layers * _HOST[engine]
+    read = 2.5 if spec.model.quantization != "none" else dtype_bytes(spec, machine)
+    memory = passes * linear_parameters(summary) * read / (kind.bandwidth * 1e9)
+    return max(work / (kind.flops * share), host, memory)
+
+
+def _cpu_speed(spec: RunSpec, machine: Machine) -> float:
+    speed = _CORE * machine.cores
+    for name in (spec.model.dtype, spec.model.quantization):
+        speed *= _CPU_FACTORS.get(name, 1.0)
+    return speed
+
+
+def times(spec: RunSpec, summary: Summary, machine: Machine, shape: Shape, rows: Rows) -> Times:
+    """Seconds of the run, by part."""
+    gpu = on_gpu(spec, machine)
+    each = micro_batch(spec, summary, machine, shape, rows)
+    steps = shape.steps * spec.train.gradient_accumulation_steps * each
+    start = _START["gpu" if gpu else "cpu"]
+    if gpu and engine_of(spec, machine, summary) == "fast" and spec.fast.compile != "never":
+        start += _COMPILING
+    per_token = each / max(1.0, shape.usual)
+    tokens = rows.eval * rows.cut(spec.train.max_length).mean
+    # An evaluation has no backward pass: half of the work of a trained token.
+    evaluations = evaluations_of(spec, shape.steps) * 0.5 * per_token * tokens if rows.eval else 0.0
+    return Times(start, steps, evaluations)
+
+
+def evaluations_of(spec: RunSpec, steps: int) -> int:
+    """How often the held-back rows are measured in a run of `steps`."""
+    evaluation = spec.eval
+    counted = {
+        "no": 0,
+        "epoch": -(-spec.train.num_train_epochs // 1),
+        "steps": steps // evaluation.eval_steps,
+    }[evaluation.eval_strategy]
+    return int(counted) + (evaluation.eval_on_start and evaluation.eval_strategy != "no")
