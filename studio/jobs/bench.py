@@ -5,6 +5,7 @@ command line, a restarted server) talks to the same one.
 """
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -73,11 +74,17 @@ class Bench:
         process = self.process()
         if process is None:
             return
-        connection = self._connect()
-        if connection is not None:
-            with suppress(EOFError, OSError), connection:
-                connection.send_bytes(json.dumps({"op": "quit"}).encode())
-                connection.recv_bytes()
+        # One that hangs answers nobody: a run that waits for its memory would wait for ever.
+        hung = threading.Timer(_QUIT_S, _end, [process])
+        hung.start()
+        try:
+            connection = self._connect()
+            if connection is not None:
+                with suppress(EOFError, OSError), connection:
+                    connection.send_bytes(json.dumps({"op": "quit"}).encode())
+                    connection.recv_bytes()
+        finally:
+            hung.cancel()
         with suppress(psutil.Error):
             try:
                 process.wait(_QUIT_S)
@@ -110,3 +117,8 @@ class Bench:
                 break
             time.sleep(0.05)
         raise StudioError("The model's process did not start.", f"Its log says why: {self.log}")
+
+
+def _end(process: psutil.Process) -> None:
+    with suppress(psutil.Error):
+        process.kill()

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from studio.jobs import ensure
 from studio.runs import Run, RunStore, checkpoints, events
 from studio.settings import PROJECT, Settings
 from studio.ui.live import tick
@@ -91,10 +92,11 @@ def raw_points(run: Run) -> Counter[Point]:
 
 
 class Viewer:
-    """A page that looks at one run: all points that it was shown."""
+    """A page that looks at one run: all points that it was shown. Its bar looks, too, and misses a
+    conductor that was killed."""
 
     def __init__(self, home: Settings, run: Run) -> None:
-        self._store, self._run = RunStore(home.runs), run
+        self._home, self._store, self._run = home, RunStore(home.runs), run
         self._offset = 0
         self._done = threading.Event()
         self.seen: Counter[Point] = Counter()
@@ -103,9 +105,13 @@ class Viewer:
         self._thread.start()
 
     def _follow(self) -> None:
+        beats = 0
         while not self._done.wait(0.03):
             try:
                 self.look()
+                beats += 1
+                if beats % 100 == 0:
+                    ensure(self._home)
             except Exception as error:  # noqa: BLE001 - whatever it is, the test shall show it
                 self.problems.append(error)
                 return

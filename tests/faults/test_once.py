@@ -1,7 +1,9 @@
 """Once and only once: a run that is started by many, by two workers, by a conductor that was killed
 in the middle of it; and a queue that goes on whoever is killed."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +15,9 @@ import pytest
 
 from studio import jobs
 from studio.errors import StudioError
-from studio.jobs import conduct
+from studio.jobs import bench, conduct
 from studio.runs import ENDED, Run, RunStore, events, queue
+from studio.runs.files import write_process
 from studio.runs.lock import is_held, try_lock
 from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS, RunSpec
@@ -227,6 +230,35 @@ def test_a_queue_goes_on_after_runs_that_fail_or_are_killed(
     ]  # fmt: skip
     problem = store.state(killed).problem or {}
     assert "signal 9" in problem["message"] or "memory" in problem["message"]
+
+
+def test_a_bench_that_hangs_holds_nobody_up(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run needs the memory of the model that people chat with; that one answers no more."""
+    store, settings = studio.store, studio.settings
+    folder = settings.home / "bench"
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        script = "import time; time.sleep(600)"
+        # Who connects is let in by the kernel, and never greeted.
+        hung = subprocess.Popen(
+            [sys.executable, "-c", script], pass_fds=[server.fileno()], stdin=subprocess.DEVNULL
+        )
+        address = {"port": server.getsockname()[1], "key": "00" * 16}
+    (folder / "address.json").write_text(json.dumps(address))
+    write_process(folder / "pid", hung.pid)
+    monkeypatch.setattr(bench, "_QUIT_S", 0.5)
+    reaper = threading.Thread(target=hung.wait)
+    reaper.start()
+    began = time.monotonic()
+    bench.Bench(settings).quit()
+    reaper.join(10)
+    assert time.monotonic() - began < 5 and hung.returncode == -9
+    run = hopeless(store, "a")
+    join(store, run)
+    conduct.ensure(settings)
+    until(lambda: studio.state(run) == "failed", 30)
 
 
 def test_only_one_holds_a_lock_and_a_kill_gives_it_back(settings: Settings) -> None:
