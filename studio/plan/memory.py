@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from studio.plan.machine import Machine
-from studio.plan.shapes import is_mixture, widths
+from studio.plan.shapes import unfit, widths
 from studio.plan.summary import Summary
 from studio.plan.trained import trainable
 from studio.spec import NEXT_TOKEN, RunSpec, refusals
@@ -95,19 +95,14 @@ def engine_of(spec: RunSpec, machine: Machine, summary: Summary) -> str:
 
 def plain_because(spec: RunSpec, machine: Machine, summary: Summary) -> str:
     """Why the plain path will train the run, or nothing where the fast one will."""
-    engine, config = spec.train.engine, summary.config or {}
+    engine = spec.train.engine
     if engine == "plain":
         return "it was chosen"
     if engine == "auto" and not (on_gpu(spec, machine) and machine.gpus[0].capability >= 8):
         return "auto takes the fast path on GPUs from Ampere on"
     if reasons := refusals(spec):
         return reasons[0].rstrip(".")
-    if is_mixture(config):
-        return "the model is a mixture of experts"
-    softened = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-    if any(config.get(name) not in (None, 1, 1.0) for name in softened):
-        return "the model changes its logits"
-    return ""
+    return unfit(summary.config or {})
 
 
 def dtype_bytes(spec: RunSpec, machine: Machine) -> int:

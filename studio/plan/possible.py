@@ -8,6 +8,8 @@ from studio.errors import Problem, SpecError
 from studio.plan.able import attention_refusal, model_problems, refusal
 from studio.plan.extras import REPORTERS
 from studio.plan.machine import Machine
+from studio.plan.shapes import text_config, unfit
+from studio.plan.summary import number
 from studio.spec import SECTIONS, RunSpec, parse
 
 Refused = dict[str, dict[str, str]]
@@ -28,6 +30,8 @@ def problems(
         *model_problems(spec, machine, config),
         *_optimizer(spec, machine),
         *_numbers(spec, machine),
+        *_engine(spec, machine, config or {}),
+        *_context(spec, config or {}),
         *_reporters(spec),
     ]
     if steps is not None:
@@ -114,6 +118,45 @@ def _numbers(spec: RunSpec, machine: Machine) -> Iterator[Problem]:
             f"only GPUs from Ampere on have it, and {here}.",
             "Turn it off.",
             {"train.tf32": False},
+        )
+
+
+def _engine(spec: RunSpec, machine: Machine, config: dict[str, Any]) -> Iterator[Problem]:
+    """What of the fast path, asked for by name, this machine or this model does not have."""
+    if spec.train.engine != "fast":
+        return
+    gpu = machine.gpus[0] if machine.gpus else None
+    why = ""
+    if gpu is not None and gpu.capability < 8:
+        why = f"its kernels need an Ampere GPU or newer, and {gpu.name} is older"
+    elif reason := unfit(config):
+        why = reason
+    if why:
+        yield Problem(
+            "train.engine",
+            f"fast does not apply: {why}.",
+            "Use auto, which takes the plain path then.",
+            {"train.engine": "auto"},
+        )
+    if spec.fast.float8 and (gpu is None or gpu.capability < 8.9):
+        where = f"{gpu.name} has none" if gpu else "there is no GPU here"
+        yield Problem(
+            "fast.float8",
+            f"only Ada, Hopper and Blackwell GPUs have float8 products, and {where}.",
+            "Turn it off.",
+            {"fast.float8": False},
+        )
+
+
+def _context(spec: RunSpec, config: dict[str, Any]) -> Iterator[Problem]:
+    made_for = number(text_config(config), "max_position_embeddings")
+    if made_for and spec.train.max_length > made_for:
+        yield Problem(
+            "train.max_length",
+            f"{spec.train.max_length} tokens are more than the {made_for} that the model was made "
+            "for.",
+            f"Use {made_for} or less.",
+            {"train.max_length": made_for},
         )
 
 

@@ -15,6 +15,7 @@ _FAMILIES = (
 _TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text", "smollm3")
 _NORMED_HEADS = ("qwen3", "gemma3_text")
 _FOUR_NORMS = ("gemma2", "gemma3_text")
+_SOFTENED = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -57,6 +58,14 @@ def widths(config: dict[str, Any], hidden: int = 0) -> Widths:
 def is_mixture(config: dict[str, Any]) -> bool:
     """Whether its layers choose among experts."""
     return any(number(text_config(config), name) > 1 for name in _EXPERTS)
+
+
+def unfit(config: dict[str, Any]) -> str:
+    """Why the fast path does not know such a model, as far as its config tells; or nothing."""
+    if is_mixture(config):
+        return "the model is a mixture of experts"
+    changed = [n for n in _SOFTENED if text_config(config).get(n) not in (None, 1, 1.0)]
+    return f"the model changes its logits ({changed[0]})" if changed else ""
 
 
 def shapes(config: dict[str, Any]) -> tuple[Shape, ...]:
