@@ -21,6 +21,7 @@ from studio.runs import events as logs
 from studio.spec import REWARDS
 from studio.ui.compare import Comparing, seconds
 from studio.ui.context import script
+from studio.ui.plan_view import figures
 from studio.ui.polls import Ask
 from studio.ui.run_view import about, traceback_of
 from studio.ui.runs_list import UNREADABLE, Listing
@@ -131,6 +132,8 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
     if going and state.trained_from and state.step > state.first_step:
         each = max(0.0, time.time() - state.trained_from) / (state.step - state.first_step)
         standing["remaining"] = round(each * max(0, state.max_steps - state.step), 1)
+    if taken := figures(state):
+        standing["figures"] = taken
     if state.notes:
         standing["notes"] = list(state.notes)
     return standing

@@ -16,7 +16,7 @@ from studio.plan.machine import Machine, gb, machine
 from studio.plan.memory import engine_of, on_gpu
 from studio.plan.model import summarize
 from studio.plan.summary import Summary
-from studio.runs import RunState, RunStore
+from studio.runs import ENDED, RunState, RunStore
 from studio.settings import Settings
 from studio.spec import RunSpec, show
 from studio.ui import html, rows
@@ -148,10 +148,40 @@ def compared(state: RunState) -> list[tuple[str, str, str]]:
     return pairs
 
 
+def figures(state: RunState) -> list[tuple[str, str]]:
+    """What a run takes, as (value, what it is); once it ended, beside what was planned."""
+    if state.status in ENDED:
+        pairs = [
+            (after, f"{what.lower()}, planned {before}") for what, before, after in compared(state)
+        ]
+        return [*pairs, *_lost(state.measured or {})]
+    use = state.use or {}
+    found = []
+    if memory := _number(use.get("memory")):
+        peak = _number(use.get("peak"))
+        found.append(
+            (_memory(memory), f"memory, {_memory(peak)} at its peak" if peak else "memory")
+        )
+    if trained := _number(use.get("trained_per_second")):
+        found.append((f"{trained:,.0f}", "trained tokens/s"))
+    if share := _number(use.get("share")):
+        found.append((f"{100 * share:.0f} %", "of what products reach here"))
+    if power := _number(use.get("power")):
+        heat = _number(use.get("temperature"))
+        found.append((f"{power:.0f} W", f"GPU, {heat:.0f} °C" if heat else "GPU"))
+    return [*found, *_lost(use)]
+
+
+def _lost(held: dict[str, Any]) -> list[tuple[str, str]]:
+    """The time that went to anything but training, where that is a second or more."""
+    names = {"data": "waiting for data", "evaluating": "evaluating", "saving": "saving"}
+    times = {words: _number(held.get(name)) for name, words in names.items()}
+    return [(duration(spent), words) for words, spent in times.items() if spent >= 1]
+
+
 def _memory(size: float) -> str:
     return f"{gb(size)} GB"
 
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and value > 0 else 0.0
-

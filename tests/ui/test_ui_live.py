@@ -175,3 +175,29 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(store: RunStore) -> No
         append(run.events, {**event, "time": time.time() + 10_000})
     state = tick({"run": run.id, "offset": 0}, store)["state"]
     assert state["status"] == "running" and state["elapsed"] == state["remaining"] == 0.0
+
+
+def test_what_a_run_takes_stands_in_its_head_and_its_plan_beside_it_at_the_end(
+    store: RunStore,
+) -> None:
+    run = made(store, 3)
+    assert "figures" not in tick({"run": run.id, "offset": 0}, store)["state"]
+    use = {"memory": 1.5e9, "peak": 2.1e9, "trained_per_second": 812.0, "share": 0.42}
+    gpu = {"power": 412.0, "temperature": 61.0, "data": 0.2, "evaluating": 65.0, "saving": 2.0}
+    append(run.events, {"type": "use", "step": 3, **use, **gpu})
+    told = tick({"run": run.id, "offset": 0}, store)
+    assert told["state"]["figures"] == [
+        ("1.5 GB", "memory, 2.1 GB at its peak"), ("812", "trained tokens/s"),
+        ("42 %", "of what products reach here"), ("412 W", "GPU, 61 °C"),
+        ("1 min 5 s", "evaluating"), ("2 s", "saving"),
+    ]  # fmt: skip
+    # A use is no point of the chart.
+    assert [p["step"] for p in told["points"]] == [1, 2, 3]
+    append(run.events, {"type": "predicted", "memory": 2e9, "seconds": 100.0})
+    append(run.events, {"type": "measured", "memory": 2.2e9, "seconds": 90.0, "saving": 3.0})
+    append(run.events, {"type": "end", "status": "finished"})
+    run.pid.unlink()
+    assert tick({"run": run.id, "offset": 0}, store)["state"]["figures"] == [
+        ("2.2 GB (+10%)", "memory, planned 2.0 GB"),
+        ("1 min 30 s (-10%)", "time, planned 1 min 40 s"), ("3 s", "saving"),
+    ]  # fmt: skip

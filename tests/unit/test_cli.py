@@ -217,3 +217,42 @@ def test_the_module_is_a_program(tmp_path: Path) -> None:
     said = outside("-m", "studio", "show", "nix", "--json", STUDIO_HOME=str(tmp_path))
     assert said.code == 1
     assert said.json["error"] == "There is no run nix." and said.err.strip()
+
+
+@pytest.mark.parametrize("gpu", ["h100-80gb", "4070"])
+def test_a_run_is_planned_for_a_gpu_that_is_not_here(studio: Any, gpu: str) -> None:
+    sets = ("model.name_or_path=Qwen/Qwen3-8B", "train.max_steps=50")
+    said = studio("plan", RECIPE, "--gpu", gpu, "--json", *[p for s in sets for p in ("--set", s)])
+    found = said.json
+    assert sum(found["parts"].values()) == pytest.approx(found["total"], abs=20)
+    assert said.code == (0 if found["fits"] else 1)
+    assert found["fits"] == (gpu == "h100-80gb")
+    assert (found["lacks"] > 0) == (gpu == "4070") and found["free"] > 1e10
+    assert found["seconds"] > 0 and found["engine"] == "fast" and found["steps"] == 50
+    assert all(reason["why"] for reason in found["chosen"])
+    # What is chosen fits on both, with the rows of the file that is here.
+    assert found["with_auto"]["fits"] and found["rows_known"] and not found["remedy"]
+    assert found["changes"].get("model.quantization", "none") == (
+        "none" if gpu[0] == "h" else "nf4"
+    )
+
+
+def test_a_plan_is_told_in_words_too(studio: Any) -> None:
+    said = studio("plan", RECIPE)
+    assert "total" in said.out and "threads" not in said.err
+    assert "train.engine = " in said.out and "So it takes" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--gpu", "abacus"), "no GPU abacus"),
+        (("--set", "model.name_or_path=owner/unknown"), "before it is fetched"),
+        (("--gpu", "h100", "--probe"), "on this machine"),
+    ],
+)
+def test_what_can_not_be_planned_is_said(
+    studio: Any, arguments: tuple[str, ...], words: str
+) -> None:
+    said = studio("plan", RECIPE, *arguments)
+    assert said.code == 1 and words in said.err

@@ -186,6 +186,7 @@ function head() {
     [s.elapsed == null ? '–' : clock(s.elapsed), 'elapsed'],
   ];
   if (GOING.includes(s.status)) numbers.push([s.remaining == null ? '–' : clock(s.remaining), 'remaining']);
+  numbers.push(...(s.figures || []));
   // A run that has not begun has no numbers.
   $('numbers').hidden = $('progress').parentElement.hidden = !s.max_steps && s.elapsed == null;
   $('numbers').replaceChildren(...numbers.map(([value, label]) => make('div', {}, make('small', {}, label), String(value))));
