@@ -249,12 +249,9 @@ def test_a_bench_that_hangs_holds_nobody_up(
     (folder / "address.json").write_text(json.dumps(address))
     write_process(folder / "pid", hung.pid)
     monkeypatch.setattr(bench, "_QUIT_S", 0.5)
-    reaper = threading.Thread(target=hung.wait)
-    reaper.start()
     began = time.monotonic()
     bench.Bench(settings).quit()
-    reaper.join(10)
-    assert time.monotonic() - began < 5 and hung.returncode == -9
+    assert time.monotonic() - began < 5 and hung.poll() is not None
     run = hopeless(store, "a")
     join(store, run)
     conduct.ensure(settings)
@@ -298,7 +295,8 @@ def test_of_two_servers_on_one_home_the_second_only_looks(
     second = Studio(studio.settings)
     try:
         second.serve()
-        assert "Another studio has this home already" in log.read_text()
+        # It answers a moment before it says where.
+        until(lambda: "Another studio has this home already" in log.read_text(), 10)
         looks = claim(studio.settings)
         assert looks.looks_only and studio.url.rstrip("/") in looks.looks_only
         for act in (jobs.start, jobs.enqueue):
@@ -308,6 +306,7 @@ def test_of_two_servers_on_one_home_the_second_only_looks(
         assert studio.kill("server")
         log.write_text("")
         studio.serve()
+        until(lambda: "Atelier is open" in log.read_text(), 10)
         assert "Another studio" not in log.read_text()
     finally:
         second.close()
