@@ -1,0 +1,70 @@
+"""What the commands share: their words, and how a run is told of."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from studio import jobs, spec
+from studio.runs import Run, RunState, RunStore
+from studio.settings import Settings
+from studio.spec import RunSpec
+
+Result = dict[str, Any]
+
+
+def say(options: argparse.Namespace, text: str, end: str = "\n") -> None:
+    print(text, file=sys.stderr if options.json else sys.stdout, end=end, flush=True)
+
+
+def recipe_of(options: argparse.Namespace) -> RunSpec:
+    return spec.load(Path(options.recipe), options.set)
+
+
+def store_of(settings: Settings) -> RunStore:
+    return RunStore(settings.runs)
+
+
+def line_of(state: RunState) -> str:
+    if state.status == "running" and state.step:
+        line = f"step {state.step} of {state.max_steps}"
+        line += f"  loss {state.loss:.4f}" if state.loss is not None else ""
+        return line + (
+            f"  evaluation loss {state.eval_loss:.4f}" if state.eval_loss is not None else ""
+        )
+    return jobs.words(state) if state.status in ("created", "starting", "running") else state.status
+
+
+def summary_of(run: Run, state: RunState) -> Result:
+    return {
+        "run": run.id,
+        "status": state.status,
+        "global_step": state.step,
+        "train_loss": state.train_loss,
+        "eval_loss": state.eval_loss,
+    }
+
+
+def watch(options: argparse.Namespace, store: RunStore, run: Run) -> RunState:
+    """Tells how the run goes until it ends; Ctrl+C asks it to stop and keep what it has."""
+    told = ""
+    asked = False
+    while True:
+        try:
+            for state in jobs.follow(store, run):
+                line = line_of(state)
+                if line != told:
+                    say(options, line)
+                    told = line
+            if state.problem:
+                say(options, f"{state.problem['message']} {state.problem['hint']}")
+            return state
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            jobs.stop(run)
+            say(
+                options,
+                "Stopping: it finishes the step and saves. Ctrl+C again leaves it to itself.",
+            )
