@@ -14,18 +14,22 @@ Result = dict[str, Any]
 
 
 def say(options: argparse.Namespace, text: str, end: str = "\n") -> None:
+    """Words on stdout; on stderr where stdout is for JSON."""
     print(text, file=sys.stderr if options.json else sys.stdout, end=end, flush=True)
 
 
 def recipe_of(options: argparse.Namespace) -> RunSpec:
+    """The recipe that was named, with --set on top. Raises SpecError."""
     return spec.load(Path(options.recipe), options.set)
 
 
 def store_of(settings: Settings) -> RunStore:
+    """The runs of this home."""
     return RunStore(settings.runs)
 
 
 def line_of(state: RunState) -> str:
+    """A run's state in a line."""
     if state.status == "running" and state.step:
         line = f"step {state.step} of {state.max_steps}"
         line += f"  loss {state.loss:.4f}" if state.loss is not None else ""
@@ -36,6 +40,7 @@ def line_of(state: RunState) -> str:
 
 
 def summary_of(run: Run, state: RunState) -> Result:
+    """What --json says of a run."""
     return {
         "run": run.id,
         "status": state.status,
