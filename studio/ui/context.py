@@ -103,13 +103,23 @@ def script(name: str) -> str:
 def lenient(tree: Mapping[str, Any]) -> RunSpec:
     """The spec with everything wrong at its default, for the parts of the page that can still say
     something while a field is being mended, or a draft is older than this page."""
+    held = {section: dict(values) for section, values in tree.items() if isinstance(values, dict)}
+    for whole in (False, False, True):
+        try:
+            return spec.parse(held)
+        except SpecError as error:
+            bad = {p.field for p in error.problems}
+        # What is wrong beside a default goes with its section, in the end.
+        bad |= {field.partition(".")[0] for field in bad} if whole else set()
+        held = {
+            section: {n: v for n, v in values.items() if f"{section}.{n}" not in bad}
+            for section, values in held.items()
+            if section not in bad
+        }
     try:
-        return spec.parse(tree)
-    except SpecError as error:
-        bad = {p.field for p in error.problems}
-        held = {s: h for s, h in tree.items() if s not in bad and isinstance(h, dict)}
-        kept = {s: {n: v for n, v in h.items() if f"{s}.{n}" not in bad} for s, h in held.items()}
-        return spec.parse(kept)
+        return spec.parse(held)
+    except SpecError:
+        return spec.DEFAULTS
 
 
 def model_folder(settings: Settings, wanted: RunSpec) -> Path | None:

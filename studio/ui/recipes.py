@@ -100,7 +100,8 @@ def shared(spec: RunSpec, name: str) -> str:
     url = f"data:text/yaml;charset=utf-8,{quote(text)}"
     save = f"<a class='act' href='{url}' download='{escape(file, quote=True)}'>Download</a>"
     return (
-        "<details><summary>As a recipe file (only what differs from the defaults)</summary>"
+        "<details class='shared'>"
+        "<summary>As a recipe file (only what differs from the defaults)</summary>"
         f"<pre class='code'>{escape(text)}</pre><p>{copy} {save}</p></details>"
     )
 

@@ -195,6 +195,20 @@ def test_a_wrong_field_does_not_hide_what_the_others_say() -> None:
     assert diff(lenient(tree)) == {"train": {"seed": 7}, "adapter": {"r": 4}}
 
 
+@pytest.mark.parametrize(
+    "half",
+    [
+        # As while a recipe is being filled in: the pair is wrong, and so is each of its defaults.
+        {"train": {"trainer": "grpo"}, "grpo": {"pattern_weight": 0.2}},
+        {"data": {"chat_template": "custom"}},
+        {"train": {"lr_scheduler_type": "cosine_with_min_lr"}},
+        {"train": {"save_strategy": "best"}, "eval": {"eval_strategy": "no"}},
+    ],
+)
+def test_a_pair_that_is_wrong_with_a_default_too_is_no_end(half: Any) -> None:
+    assert lenient({**half, "adapter": {"r": 4}}).adapter.r == 4
+
+
 def test_the_summary_says_what_will_happen(settings: Settings) -> None:
     store = RunStore(settings.runs)
     tree = parse(

@@ -22,3 +22,19 @@ function pressed(event) {
   if (button && 'recipe' in button.dataset) follow(button);
 }
 document.addEventListener('click', pressed);
+// What was opened stays open when the card is drawn anew.
+const opened = new Set();
+function toggled(event) {
+  if (!element.isConnected) { document.removeEventListener('toggle', toggled, true); return; }
+  const head = event.target.closest('#tune-summary details') && event.target.querySelector('summary');
+  if (head) opened[event.target.open ? 'add' : 'delete'](head.textContent);
+}
+document.addEventListener('toggle', toggled, true);
+const card = document.querySelector('#tune-summary');
+if (card) {
+  new MutationObserver(() => {
+    for (const details of card.querySelectorAll('details:not([open])')) {
+      if (opened.has(details.querySelector('summary').textContent)) details.open = true;
+    }
+  }).observe(card, { childList: true, subtree: true });
+}
