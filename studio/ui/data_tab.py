@@ -241,6 +241,8 @@ class DataTab:
             **QUIET,
         )
         self.table.select(_row_of, self.row, self.row, **QUIET)
+        # Other data may have fewer rows than the number that was looked at.
+        form.components["data.path"].change(lambda: 1, None, self.row, **QUIET)
         self.batch_show.click(show, context.fields | {self.batch_number}, self.batch, **_MANY)
         # A batch of other settings would be a wrong one.
         made_of = [c.change for k, c in form.components.items() if k.startswith(_BATCH)]

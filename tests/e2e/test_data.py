@@ -115,6 +115,12 @@ def test_rows_are_found_and_a_batch_is_shown_as_the_run_gets_it(watched: Watched
     expect(page.locator("#batch code")).to_have_text(re.compile("^[0-9a-f]{64}$"), timeout=60_000)
     assert page.locator("#batch .packed").count() == 4
     watched.shot("data-batch")
+    # Other data are looked at from their beginning.
+    goto.fill("200")
+    goto.press("Enter")
+    expect(seen).to_contain_text("Row 200 of 257")
+    upload(watched, "few.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 5)
+    expect(seen).to_contain_text("Row 1 of 5", timeout=20_000)
     assert watched.errors == []
 
 
