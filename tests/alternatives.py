@@ -43,6 +43,7 @@ OTHERS: dict[str, list[Any]] = {
     "adapter.alpha_pattern": [{"q_proj": 3}],
     "adapter.method": ["adalora", "ia3", "loha", "lokr", "oft", "vera"],
     "ia3.feedforward_modules": [["up_proj"]],
+    "oft.oft_block_size": [16, 64],
     "prompt_tuning.prompt_tuning_init_text": ["Be kind."],
     "multitask_prompt_tuning.prompt_tuning_init_text": ["Be kind."],
     "train.trainer": ["cpt", "dpo", "kto", "orpo", "reward", "grpo"],

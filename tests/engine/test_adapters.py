@@ -9,7 +9,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from studio.settings import Settings
 from torch.optim import SGD
 from transformers import AutoModelForCausalLM
 
@@ -17,6 +16,7 @@ from studio.engine.adapters import CONFIGS, adapter_config, steps_of
 from studio.engine.export import export
 from studio.errors import StudioError
 from studio.runs import Run
+from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, RunSpec, parse
 from tests.alternatives import pairs
 from tests.engine.helpers import Recorder, ended
@@ -130,6 +130,22 @@ def test_lora_plus_gives_b_its_own_rate(tiny_model: Path) -> None:
     assert {decay for _, decay in seen.values()} == {0.1}
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Where the logits of what was trained will be, from before it is saved."""
+    from studio.engine import train
+
+    found: list[torch.Tensor] = []
+    save = train.save_result
+
+    def look(trainer: Any, *rest: Any) -> None:
+        with torch.inference_mode():
+            found.append(trainer.model.eval()(input_ids=IDS).logits)
+        save(trainer, *rest)
+
+    monkeypatch.setattr(train, "save_result", look)
+    return found
+
+
 @pytest.mark.parametrize("start", ["olora", "pissa", "pissa_niter_16"])
 @pytest.mark.parametrize("rslora", [False, True])
 def test_an_adapter_that_took_a_part_of_the_base_goes_on_the_base_as_it_was(
@@ -141,17 +157,7 @@ def test_an_adapter_that_took_a_part_of_the_base_goes_on_the_base_as_it_was(
     start: str,
     rslora: bool,
 ) -> None:
-    trained: list[torch.Tensor] = []
-
-    def look(trainer: Any, *rest: Any) -> None:
-        with torch.inference_mode():
-            trained.append(trainer.model.eval()(input_ids=IDS).logits)
-        save(trainer, *rest)
-
-    from studio.engine import train
-
-    save = train.save_result
-    monkeypatch.setattr(train, "save_result", look)
+    trained = watched(monkeypatch)
     adapter = {"init_lora_weights": start, "use_rslora": rslora, "rank_pattern": {}}
     run = new_run(adapter=adapter, train={"max_steps": 2})
     assert train_here(run) == 0, ended(run)
@@ -170,16 +176,28 @@ def test_an_adapter_that_took_a_part_of_the_base_goes_on_the_base_as_it_was(
     assert (merged(IDS).logits - tuned(IDS).logits).abs().max() < 1e-4
 
 
-def test_adalora_takes_ranks_away(
-    new_run: Callable[..., Run], train_here: Callable[[Run], int]
+def test_adalora_takes_ranks_away_and_is_loaded_as_it_was(
+    new_run: Callable[..., Run],
+    train_here: Callable[[Run], int],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    trained = watched(monkeypatch)
     own = {"init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 1}
     run = new_run(adapter={"method": "adalora"}, adalora=own, train={"max_steps": 5})
     assert train_here(run) == 0, ended(run)
     with safe_open(run.adapter / "adapter_model.safetensors", "pt") as file:
-        kept = [int((file.get_tensor(k) != 0).sum()) for k in file.keys() if "lora_E" in k]  # noqa: SIM118
+        kept = [len(file.get_tensor(k)) for k in file.keys() if "lora_E" in k]  # noqa: SIM118
     # 14 layers share what is left; those that matter least have given up the most.
-    assert sum(kept) <= 14 * 2 + 14 and min(kept) < 6
+    assert len(kept) == 14 and sum(kept) == 14 * 2 and len(set(kept)) > 1
+    base = AutoModelForCausalLM.from_pretrained(run.spec().model.name_or_path, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(base, str(run.adapter)).eval()
+    with torch.inference_mode():
+        assert (tuned(IDS).logits - trained[0]).abs().max() < 1e-3
+    export(run, "merged", tmp_path / "out", settings, Recorder())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert (merged(IDS).logits - trained[0]).abs().max() < 1e-3
 
 
 def test_a_model_that_was_trained_whole_is_what_is_exported(

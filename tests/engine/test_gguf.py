@@ -7,12 +7,12 @@ import gguf
 import numpy as np
 import pytest
 from safetensors import safe_open
-from studio.settings import Settings
 
 from studio.engine.source import resolve
 from studio.errors import StudioError
 from studio.plan.model import folder_of, summarize
 from studio.runs import Run
+from studio.settings import Settings
 from studio.spec import ModelSection
 from tests.engine.helpers import Recorder, ended
 

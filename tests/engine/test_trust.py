@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from studio.settings import Settings
 
 from studio.engine import structure
 from studio.engine.load import Hardware, load_model
 from studio.engine.source import resolve
 from studio.errors import StudioError
+from studio.settings import Settings
 from studio.spec import ModelSection, parse
 from tests.engine.helpers import Recorder
 
