@@ -104,12 +104,19 @@ def lenient(tree: Mapping[str, Any]) -> RunSpec:
     """The spec with everything wrong at its default, for the parts of the page that can still say
     something while a field is being mended, or a draft is older than this page."""
     held = {section: dict(values) for section, values in tree.items() if isinstance(values, dict)}
-    for whole in (False, False, True):
+    for near, whole in ((False, False), (True, False), (True, True)):
         try:
             return spec.parse(held)
         except SpecError as error:
             bad = {p.field for p in error.problems}
-        # What is wrong beside a default goes with its section, in the end.
+        # What is wrong beside a default goes with the choice that it belongs to, as an own template
+        # that is empty with the choice of it, or with its section in the end.
+        bad |= {
+            f"{section}.{name}"
+            for section, values in held.items()
+            for name in values
+            if near and any(field.startswith(f"{section}.{name}_") for field in bad)
+        }
         bad |= {field.partition(".")[0] for field in bad} if whole else set()
         held = {
             section: {n: v for n, v in values.items() if f"{section}.{n}" not in bad}

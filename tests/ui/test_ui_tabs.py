@@ -209,6 +209,11 @@ def test_a_pair_that_is_wrong_with_a_default_too_is_no_end(half: Any) -> None:
     assert lenient({**half, "adapter": {"r": 4}}).adapter.r == 4
 
 
+def test_an_own_template_that_is_not_written_yet_leaves_the_data_alone() -> None:
+    chosen = {"data": {"path": "my.jsonl", "chat_template": "custom"}}
+    assert diff(lenient(chosen)) == {"data": {"path": "my.jsonl"}}
+
+
 def test_the_summary_says_what_will_happen(settings: Settings) -> None:
     store = RunStore(settings.runs)
     tree = parse(
