@@ -66,7 +66,6 @@ OTHERS: dict[str, list[Any]] = {
 WITH: dict[str, Tree] = {
     "model.trust_remote_code": {"model": {"trusted_files": ["modeling.py=0123456789abcdef"]}},
     "model.trusted_files": {"model": {"trusted_files": ["old.py=0"]}},
-    "model.trusted_files": {"model": {"trusted_files": ["modeling.py@0123456789abcdef"]}},
     "data.completion_template": {"data": {"prompt_template": "x"}},
     "data.chat_template_jinja": {"data": {"chat_template": "custom", "chat_template_jinja": "x"}},
     "train.warmup_steps": {"train": {"max_steps": 100}},

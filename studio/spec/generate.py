@@ -96,8 +96,8 @@ class GenerateSection(Section):
     )
     early_stopping: bool = option(
         False,
-        "With beams: stop as soon as that many answers are whole. Turn it on to be done sooner; off, "
-        "it goes on while a better one may come.",
+        "With beams: stop as soon as that many answers are whole. Turn it on to be done sooner; "
+        "off, it goes on while a better one may come.",
         label="early_stopping",
         group="Generation",
         link=_GENERATION,
