@@ -74,6 +74,9 @@ def fill_environment(env: MutableMapping[str, str]) -> None:
     """Adds what is not set there yet, and keeps one GPU of several."""
     for name, value in _ENVIRONMENT.items():
         env.setdefault(name, value)
+    # torch counts the computer's cores, not a container's share of them: more threads than cores
+    # wait for each other.
+    env.setdefault("OMP_NUM_THREADS", str(machine().cores))
     # One process trains on one GPU; with more in sight, the trainer refuses.
     env["CUDA_VISIBLE_DEVICES"] = env["CUDA_VISIBLE_DEVICES"].split(",")[0].strip()
 

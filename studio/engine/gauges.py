@@ -43,11 +43,16 @@ def product_speed(where: Hardware) -> float:
 
 
 class Memory:
-    """Bytes that this process holds where the run is: all of a CPU's, torch's of a GPU's."""
+    """Bytes that this process holds where the run is; of a GPU what torch's allocator holds, and
+    what was taken beside it when this began: the context."""
 
     def __init__(self, where: Hardware) -> None:
         self._cuda = where.device == "cuda"
         self._process = psutil.Process()
+        self._context = 0
+        if self._cuda:
+            free, total = torch.cuda.mem_get_info()
+            self._context = max(0, total - free - torch.cuda.memory_reserved())
 
     def forget(self) -> None:
         """The peak begins anew."""
@@ -59,12 +64,14 @@ class Memory:
 
     def now(self) -> int:
         """Bytes held now."""
-        return torch.cuda.memory_reserved() if self._cuda else int(self._process.memory_info().rss)
+        if self._cuda:
+            return self._context + torch.cuda.memory_reserved()
+        return int(self._process.memory_info().rss)
 
     def peak(self) -> int:
         """The most that was held since `forget`."""
         if self._cuda:
-            return torch.cuda.max_memory_reserved()
+            return self._context + torch.cuda.max_memory_reserved()
         with suppress(OSError, ValueError):
             for line in _STATUS.read_text(encoding="utf-8").splitlines():
                 if line.startswith("VmHWM:"):

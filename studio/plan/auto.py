@@ -211,7 +211,7 @@ def _reasons(
 ) -> tuple[Reason, ...]:
     words = {
         "train.engine": _about_engine(after, found, summary, machine),
-        "model.quantization": _about_weights(after, found, machine),
+        "model.quantization": _about_weights(before, after, found, machine),
         "model.dtype": _about_dtype(after, machine, info),
         "train.per_device_train_batch_size": _about_batch(after, before),
         "train.activation_checkpointing": _about_activations(after, found),
@@ -230,13 +230,13 @@ def _about_engine(spec: RunSpec, found: Plan, summary: Summary, machine: Machine
     return "The fast path computes no padding, and no loss where none is scored; the same losses."
 
 
-def _about_weights(spec: RunSpec, found: Plan, machine: Machine) -> str:
+def _about_weights(before: RunSpec, spec: RunSpec, found: Plan, machine: Machine) -> str:
     kind, held = spec.model.quantization, gb(found.parts.weights if found.parts else 0)
     if kind == "none":
         return f"The weights fit as they are ({held} GB), which is the most exact and the fastest."
-    if on_gpu(spec, machine):
-        return f"In {kind} the weights take {held} GB; unquantized, too little would be left."
-    return f"In {kind} the weights take {held} GB of the memory that is free."
+    if kind == before.model.quantization:
+        return f"As it was: {kind}, in which the weights take {held} GB; nothing else is faster."
+    return f"In {kind} the weights take {held} GB; unquantized, too little would be left."
 
 
 def _about_dtype(spec: RunSpec, machine: Machine, info: Path) -> str:

@@ -77,7 +77,8 @@ def plan(
     shape = batch_shape(spec, rows, count, engine == "fast", gpu)
     # Of pairs both answers go through the model at once.
     sides = 2 if spec.train.trainer in ("dpo", "orpo", "reward") else 1
-    held = parts(spec, summary, machine, sides * shape.most, rows.scored)
+    trained = trainable(spec, summary)
+    held = parts(spec, summary, machine, sides * shape.most, rows.scored, trained)
     taken = times(spec, summary, machine, shape, rows)
     raw = (held.total, sides * (taken.steps + taken.evaluations))
     factor = sides * learned.time
@@ -88,7 +89,7 @@ def plan(
         rows.train,
         rows.eval,
         count,
-        trainable(spec, summary),
+        trained,
         held.total,
         taken.total,
         held.total < free,

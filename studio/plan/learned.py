@@ -12,7 +12,7 @@ from studio.spec import RunSpec
 _MOST_RUNS = 50
 _OF_A_KIND = 5
 # A factor beyond these says that something else happened, not that the formulas are off.
-_LEAST, _MOST = 0.2, 5.0
+_LEAST, _MOST = 0.1, 10.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,12 @@ def learned(store: RunStore, spec: RunSpec, device: str, engine: str) -> Learned
 
 
 def factors(state: RunState) -> tuple[float, float] | None:
-    """Measured over planned by the formulas alone, of memory beyond the libraries' own and of the
-    time of the steps; None where the run did not tell both."""
+    """Measured over planned by the formulas alone, of the memory and of the time of the steps; None
+    where the run did not tell both."""
     planned, measured = state.predicted or {}, state.measured or {}
-    context = _number(planned, "context")
     # By the formulas for the largest batch that there was, where the run told it.
     memory_then = _number(measured, "raw_memory") or _number(planned, "raw_memory")
-    memory = _ratio(_number(measured, "memory") - context, memory_then - context)
+    memory = _ratio(_number(measured, "memory"), memory_then)
     # A run that went on after an end, or ended early, took only the steps that it made.
     part = _number(measured, "steps") / (_number(planned, "steps") or 1.0) or 1.0
     time = _ratio(_number(measured, "seconds"), part * _number(planned, "raw_seconds"))

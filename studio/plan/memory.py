@@ -78,9 +78,8 @@ class Parts:
         return self.total - self.context - self.fragmentation
 
     def scaled(self, factor: float) -> "Parts":
-        """What moves with a run's settings, by a factor; the context stays."""
-        held = {name: value * factor for name, value in asdict(self).items() if name != "context"}
-        return Parts(**held, context=self.context)
+        """All of it, by a factor."""
+        return Parts(**{name: value * factor for name, value in asdict(self).items()})
 
 
 def on_gpu(spec: RunSpec, machine: Machine) -> bool:
@@ -112,17 +111,11 @@ def dtype_bytes(spec: RunSpec, machine: Machine) -> int:
     return 4 if spec.model.dtype == "float32" else 2
 
 
-def linear_parameters(summary: Summary) -> int:
-    """Parameters of the layers' matrices: those that are quantized, and multiplied by."""
-    linear = sum(math.prod(s.dims) for s in summary.shapes if s.is_linear)
-    return linear or int(summary.parameters - summary.vocab_size * summary.hidden_size)
-
-
 def weight_bytes(
     summary: Summary, quantization: str, double: bool, dtype_bytes: int, float8: bool = False
 ) -> float:
     """Memory of the frozen weights. Only the layers' matrices are quantized."""
-    linear = linear_parameters(summary)
+    linear = summary.linear_parameters
     per = _BYTES.get(quantization) or (1.002 if float8 else dtype_bytes)
     if quantization in ("nf4", "fp4") and double:
         per = _DOUBLE
@@ -130,14 +123,21 @@ def weight_bytes(
 
 
 def parts(
-    spec: RunSpec, summary: Summary, machine: Machine, tokens: float, scored: float = 1.0
+    spec: RunSpec,
+    summary: Summary,
+    machine: Machine,
+    tokens: float,
+    scored: float = 1.0,
+    count: int | None = None,
 ) -> Parts:
-    """The peak of a step with `tokens` in a micro-batch, of which the share `scored` counts."""
+    """The peak of a step with `tokens` in a micro-batch, of which the share `scored` counts;
+    `count` are the trained parameters, where they are known."""
     gpu, fast = on_gpu(spec, machine), engine_of(spec, machine, summary) == "fast"
     each = dtype_bytes(spec, machine)
     full = spec.adapter.method == "none"
     held = _trained_bytes(spec, each, fast)
-    count = trainable(spec, summary)
+    if count is None:
+        count = trainable(spec, summary)
     float8 = fast and gpu and spec.fast.float8
     # Where all of the model is trained, it is held in float32, and there are no other weights.
     weights = 0.0 if full else _weights(spec, summary, each, float8)
@@ -218,7 +218,12 @@ def _logits(
         # On a GPU the gradient takes the logits' place; a CPU holds some float32 copies.
         return chunk * vocabulary * (each if gpu else 16) + tokens * hidden * each
     if spec.train.trainer in NEXT_TOKEN:
-        return each * min(tokens, _HEAD_CHUNK) * _HEAD_COLUMNS + 8.0 * tokens * hidden
+        # A GPU's kernel works in the tile's place; without it backward holds nine of them, in
+        # float32: the tile, the logits at two scales, their logarithms and exponentials, the
+        # gradient and what it is made of.
+        columns = min(vocabulary, _HEAD_COLUMNS) if not gpu else _HEAD_COLUMNS
+        tile = min(tokens, _HEAD_CHUNK) * columns
+        return tile * (each if gpu else 9 * 4) + 8.0 * tokens * hidden
     if spec.train.trainer == "reward":
         return 8.0 * tokens * hidden
     return 12.0 * tokens * vocabulary
@@ -228,7 +233,7 @@ def _workspace(spec: RunSpec, summary: Summary, each: int, gpu: bool) -> float:
     """The largest quantized weight, unpacked."""
     if spec.model.quantization == "none" or spec.adapter.method == "none":
         return 0.0
-    sizes = [math.prod(s.dims) for s in summary.shapes if s.is_linear]
+    sizes = [math.prod(s.dims) for s in summary.linear]
     w = widths(summary.config or {}, summary.hidden_size)
     return float(max(sizes, default=w.inner * w.hidden) * (each if gpu else 4))
 

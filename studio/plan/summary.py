@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import Any
 
 _LAYER = re.compile(r"\.\d+\.")
@@ -14,7 +16,7 @@ class Shape:
     name: str
     dims: tuple[int, ...]
 
-    @property
+    @cached_property
     def is_linear(self) -> bool:
         """Whether LoRA's all-linear would take it: a matrix inside a numbered layer, so neither the
         embedding nor the head."""
@@ -39,9 +41,20 @@ class Summary:
     shapes: tuple[Shape, ...] = ()
     config: dict[str, Any] | None = None
 
+    @cached_property
+    def linear(self) -> tuple[Shape, ...]:
+        """The matrices inside its layers."""
+        return tuple(s for s in self.shapes if s.is_linear)
+
+    @cached_property
+    def linear_parameters(self) -> int:
+        """Parameters of the layers' matrices: those that are quantized, and multiplied by."""
+        found = sum(prod(s.dims) for s in self.linear)
+        return found or int(self.parameters - self.vocab_size * self.hidden_size)
+
     def targets(self, target_modules: str | list[str]) -> tuple[Shape, ...]:
         """The weights that get an adapter, by peft's rule for names: the last part matches."""
-        linear = (s for s in self.shapes if s.is_linear and s.name.endswith(".weight"))
+        linear = (s for s in self.linear if s.name.endswith(".weight"))
         if target_modules == "all-linear":
             return tuple(linear)
         return tuple(s for s in linear if s.name.split(".")[-2] in target_modules)

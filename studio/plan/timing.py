@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from studio.plan.gpus import kind_of
 from studio.plan.lengths import Rows, Shape
 from studio.plan.machine import Machine
-from studio.plan.memory import dtype_bytes, engine_of, linear_parameters, on_gpu
+from studio.plan.memory import dtype_bytes, engine_of, on_gpu
 from studio.plan.shapes import widths
 from studio.plan.summary import Summary
 from studio.spec import RunSpec
@@ -48,7 +48,7 @@ def flops_per_token(spec: RunSpec, summary: Summary, length: float, scored: floa
     is trained too, and attention to half of its row; checkpointing adds a pass of 2."""
     trained = spec.adapter.method == "none"
     w = widths(summary.config or {}, summary.hidden_size)
-    linear = linear_parameters(summary)
+    linear = summary.linear_parameters
     head = summary.vocab_size * summary.hidden_size * scored
     attention = 6.0 * w.query * length * summary.layers
     again = 2.0 * linear * replayed_share(spec, summary.layers)
@@ -83,7 +83,7 @@ def micro_batch(
     passes = 2 + replayed_share(spec, summary.layers)
     host = passes * summary.layers * _HOST[engine]
     read = 2.5 if spec.model.quantization != "none" else dtype_bytes(spec, machine)
-    memory = passes * linear_parameters(summary) * read / (kind.bandwidth * 1e9)
+    memory = passes * summary.linear_parameters * read / (kind.bandwidth * 1e9)
     return max(work / (kind.flops * share), host, memory)
 
 

@@ -234,11 +234,11 @@ def test_the_summary_says_what_will_happen(settings: Settings) -> None:
 def test_the_plan_is_corrected_by_an_earlier_run_of_its_kind(settings: Settings) -> None:
     store = RunStore(settings.runs)
     run = store.create(DEFAULTS, "a")
-    before = {"engine": "plain", "raw_memory": 2e9, "raw_seconds": 100.0, "context": 6e8}
+    before = {"engine": "plain", "raw_memory": 2e9, "raw_seconds": 100.0}
     append(run.events, {"type": "start", "max_steps": 1, "device": "CPU, float32"})
     append(run.events, {"type": "predicted", "memory": 2e9, "seconds": 100.0, **before})
     append(run.events, {"type": "log", "step": 1, "loss": 1.0, "tokens_per_second": 1.0})
-    append(run.events, {"type": "measured", "memory": 3.4e9, "seconds": 300.0})
+    append(run.events, {"type": "measured", "memory": 4e9, "seconds": 300.0})
     append(run.events, {"type": "end", "status": "finished"})
     first = plan_view.planned(settings, RunStore(settings.workspace / "none"), DEFAULTS)
     then = plan_view.planned(settings, store, DEFAULTS)
@@ -251,7 +251,7 @@ def test_the_plan_is_corrected_by_an_earlier_run_of_its_kind(settings: Settings)
     tree["model"]["quantization"] = "nf4"
     assert "a first guess" in tune_tab.right(settings, store, tree, MAIN)
     assert plan_view.compared(store.state(run)) == [
-        ("Memory", "2.0 GB", "3.4 GB (+70%)"),
+        ("Memory", "2.0 GB", "4.0 GB (+100%)"),
         ("Time", "1 min 40 s", "5 min (+200%)"),
     ]
 
