@@ -15,7 +15,7 @@ from studio.jobs.spawn import spawn, writing
 from studio.plan.auto import Choice, choose
 from studio.plan.estimate import ROOM, Plan, plan
 from studio.plan.gpus import NAMES, with_gpu
-from studio.plan.learned import NOTHING, Learned, factors, learned
+from studio.plan.learned import NOTHING, Learned, learned
 from studio.plan.lengths import Rows
 from studio.plan.machine import Machine, machine
 from studio.plan.memory import engine_of, on_gpu, plain_because
@@ -135,27 +135,27 @@ def _probed(
 ) -> tuple[dict[str, Any], Learned]:
     """What two real steps took, and how far that is from what was planned for them."""
     state, told = _two_steps(settings, with_values(spec, _PROBE))
-    found = factors(state)
     points = [e for e in told if e["type"] == "log"]
-    if state.status != "finished" or found is None or len(points) < 2:
+    measured = state.measured or {}
+    if state.status != "finished" or not measured.get("raw_memory") or len(points) < 2:
         problem = state.problem or {"message": "The probe did not end well.", "hint": ""}
         raise StudioError(problem["message"], problem["hint"])
+    memory = measured["memory"] / measured["raw_memory"]
     # The first step warms up and compiles; the second is like all that follow.
-    tokens = points[1]["num_tokens"] - points[0]["num_tokens"]
+    tokens = max(1, points[1]["num_tokens"] - points[0]["num_tokens"])
     seconds = tokens / points[1]["tokens_per_second"]
     before = plan(spec, summary, here, rows)
     assert before.times is not None
     usual = before.times.steps / max(1, before.steps)
     real = before.real * spec.train.gradient_accumulation_steps
-    time = seconds * real / max(1, tokens) / usual if usual else 1.0
-    measured = state.measured or {}
+    time = seconds * real / tokens / usual if usual else 1.0
     return {
-        "memory": measured.get("memory"),
+        "memory": measured["memory"],
         "seconds_a_step": round(seconds, 3),
         "tokens_a_step": tokens,
-        "memory_factor": round(found[0], 3),
+        "memory_factor": round(memory, 3),
         "time_factor": round(time, 3),
-    }, Learned(found[0], time, 1)
+    }, Learned(memory, time, 1)
 
 
 def _two_steps(settings: Settings, spec: RunSpec) -> tuple[RunState, list[events.Event]]:
@@ -176,4 +176,4 @@ def _two_steps(settings: Settings, spec: RunSpec) -> tuple[RunState, list[events
         return store.state(run), list(events.read(run.events))
     finally:
         with suppress(OSError):
-            shutil.rmtree(run.path)
+            shutil.rmtree(store.root)
