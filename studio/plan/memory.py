@@ -177,8 +177,8 @@ def _activations(
 
     Eager, for a token and a layer of Llama's kind in bfloat16: 8i + 14h + 2q + 4kv + 14r + 4 heads
     + 8, counted byte by byte; all but the last two are numbers of two bytes, which float32 doubles.
-    Compiled, the products alone are kept: 4i + 4h + 4q + 4kv + 14r + 4 heads (and queries and keys
-    before their norms), which is within 3 % of what was measured on three shapes.
+    On the fast path the products alone are kept: 4i + 4h + 4q + 4kv + 14r + 4 heads (and queries
+    and keys before their norms), which is within 3 % of what was measured on three shapes.
     """
     w = widths(summary.config or {}, summary.hidden_size)
     rank = spec.adapter.r if spec.adapter.method == "lora" else 0
@@ -187,13 +187,18 @@ def _activations(
     eager = (8 * w.inner + 14 * w.hidden + 2 * w.query + 4 * w.pair) * each / 2 + small + 8
     if each == 2 and not fast:
         eager *= _AUTOCAST
-    compiled = fast and (gpu or spec.fast.compile == "always")
+    # Uncompiled on a GPU, norms and activations are kept as well.
+    lean = fast and not (gpu and spec.fast.compile == "never")
     one, passing = eager, 0.0
-    if compiled:
+    if lean:
         normed = 2 * w.query + 2 * w.pair if w.normed else 0
         one = (4 * w.inner + 4 * w.hidden + 4 * w.query + 4 * w.pair + normed) * each / 2 + small
         # The gradients of the layer that is in hand.
         passing = (4 * w.inner + 4 * w.hidden) * each / 2
+    elif not gpu:
+        # A CPU's attention keeps its scores, for each row of the batch or the packed one.
+        rows = 1 if spec.train.packing else spec.train.per_device_train_batch_size
+        one += w.heads * tokens / rows * each
     replayed = _replayed(spec, layers, fast)
     kept = layers - replayed
     inputs = replayed * w.hidden * each * (0 if fast and gpu and spec.fast.host else 1)
