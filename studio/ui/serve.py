@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import StudioError
 from studio.jobs import ensure
-from studio.runs import RunStore
+from studio.runs import RunStore, keep
 from studio.settings import Settings
 from studio.ui import header, live
 from studio.ui.polls import Polls
@@ -137,9 +137,11 @@ def _address(settings: Settings) -> str:
 def serve(demo: gr.Blocks, settings: Settings) -> None:
     """Serves until it is interrupted. Raises StudioError where the port is taken."""
     _check_port(settings)
-    # What waited when the machine went down goes on now.
+    # What waited when the machine went down goes on now; what was deleted a week ago goes.
     with suppress(StudioError):
         ensure(settings)
+    if not settings.looks_only:
+        keep.purge(RunStore(settings.runs))
     demo.launch(**options(settings), prevent_thread_lock=True)
     print(
         f"Atelier is open at {_address(settings)}  (Ctrl+C ends it; runs go on)",
