@@ -9,6 +9,7 @@ from studio.spec import RunSpec
 # English in a vocabulary of some ten thousands, and what a chat template writes around a row.
 _CHARACTERS_PER_TOKEN = 3.6
 _AROUND = 30
+_SCORED = 0.5  # of a chat's tokens: its answers
 _PACKED = 0.96  # of a sequence that is filled with whole rows
 
 
@@ -28,7 +29,7 @@ class Rows:
     def of_characters(cls, train: int, eval: int, characters: Sequence[float]) -> "Rows":
         """From the rows' lengths in characters; about."""
         tokens = (round(n / _CHARACTERS_PER_TOKEN) + _AROUND for n in characters)
-        return cls(train, eval, tuple(tokens) or (_AROUND,))
+        return cls(train, eval, tuple(tokens) or (_AROUND,), scored=_SCORED)
 
     def cut(self, most: int) -> "Cut":
         """The rows' lengths with what is longer than `most` tokens cut off."""

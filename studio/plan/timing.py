@@ -25,6 +25,8 @@ _CORE = 5.5e10
 _CPU_FACTORS = {"bfloat16": 0.3, "nf4": 0.85, "int8": 0.87, "fp4": 0.85}
 # Seconds that each layer's pass costs beyond its flops, and each micro-batch.
 _CPU_LAYER, _CPU_BATCH = 3e-4, 0.01
+# Seconds of a core for each token and word of the vocabulary: 20 passes at 10 GB/s.
+_CPU_TILE = 20 * 4 / 1e10
 _START = {"cpu": 15.0, "gpu": 30.0}
 _COMPILING = 15.0
 
@@ -74,7 +76,11 @@ def micro_batch(
     work = shape.usual * flops_per_token(spec, summary, length, scored)
     if not gpu:
         starting = _CPU_LAYER * (2 + replayed_share(spec, summary.layers)) * summary.layers
-        return work / _cpu_speed(spec, machine) + starting + _CPU_BATCH
+        tile = 0.0
+        if engine == "plain":
+            # Without a GPU's kernel the loss goes over its tiles again and again.
+            tile = shape.usual * summary.vocab_size * _CPU_TILE / machine.cores
+        return work / _cpu_speed(spec, machine) + starting + tile + _CPU_BATCH
     kind = kind_of(machine.gpus[0].name)
     share = _SHARE[engine]
     if engine == "fast":

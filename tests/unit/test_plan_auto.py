@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from studio.plan.auto import Choice, choose, has_bfloat16
+from studio.plan.auto import Choice, choose
 from studio.plan.estimate import plan
 from studio.plan.gpus import with_gpu
 from studio.plan.known import known_config
@@ -33,7 +33,7 @@ def chosen(name: str, gpu: str, *overrides: str, rows: Rows = ROWS) -> Choice:
     machine = with_gpu(CPU, gpu) if gpu else CPU
     assert machine is not None
     spec = with_overrides(DEFAULTS, ["train.max_steps=100", *overrides])
-    choice = choose(spec, model(name), machine, rows, cpu_info=Path("/none"))
+    choice = choose(spec, model(name), machine, rows)
     assert choice is not None
     return choice
 
@@ -107,13 +107,18 @@ def test_where_nothing_fits_it_says_by_how_much_and_what_would() -> None:
     assert "With max_length at" in wide.remedy
 
 
-def test_a_cpu_computes_in_bfloat16_only_where_it_has_the_instructions(tmp_path: Path) -> None:
-    info = tmp_path / "cpuinfo"
-    info.write_text("flags : sse avx512f avx512_bf16\n")
-    assert has_bfloat16(info)
-    info.write_text("flags : sse avx512f\n")
-    assert not has_bfloat16(info) and not has_bfloat16(tmp_path / "none")
-    assert chosen("Qwen/Qwen3-0.6B", "", "model.dtype=bfloat16").spec.model.dtype == "auto"
+def test_a_cpu_computes_in_float32_without_padding_or_needless_passes() -> None:
+    asked = ["model.dtype=bfloat16", "model.quantization=nf4", "train.engine=plain",
+             "train.activation_checkpointing=true"]  # fmt: skip
+    found = chosen("HuggingFaceTB/SmolLM2-135M", "", *asked)
+    assert found.changes == {
+        "train.engine": "fast", "model.quantization": "none", "model.dtype": "auto",
+        "train.activation_checkpointing": False,
+    }  # fmt: skip
+    # What the fast path can't do as well is done the plain way, rows of like length together.
+    dropping = chosen("HuggingFaceTB/SmolLM2-135M", "", *asked, "adapter.lora_dropout=0.05")
+    assert dropping.plan.engine == "plain"
+    assert dropping.changes["train.train_sampling_strategy"] == "group_by_length"
 
 
 @pytest.mark.parametrize(
