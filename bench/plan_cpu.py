@@ -309,8 +309,9 @@ def main() -> None:
         "No GPU was there when this was written. The formulas are held against what was recorded "
         "on GPUs before: `docs/performance.md` (H200) and the figures that it was held against "
         "(H100). The fast path's formula was fitted to three of these rows (llama in nf4 and bf16, "
-        "qwen in nf4), and the speeds to the same table, so this says that they are consistent, "
-        "not that a new shape would be met as well. Of unpacked rows on a GPU nothing is claimed.",
+        "qwen in nf4), the plain path's share for autocast to the row without replay, and the "
+        "speeds to the same table: this says that they are consistent, not that a new shape "
+        "would be met as well. Of unpacked rows on a GPU nothing is claimed.",
         "",
         *gpu_table(),
         "",
