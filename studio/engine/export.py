@@ -31,11 +31,6 @@ def export(run: Run, kind: str, out: Path, settings: Settings, report: Report) -
         with files.whole_folder(out) as aside:
             shutil.copytree(run.adapter, aside, dirs_exist_ok=True)
         return
-    if run.spec().train.trainer == "reward":
-        raise StudioError(
-            "A reward model is taken home as its adapter, which holds the head that scores.",
-            "Choose the adapter.",
-        )
     report.stage("loading the libraries")
     # Only here: a copy needs no torch.
     from studio.engine.merge import merge
