@@ -42,7 +42,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             sync(made)
         # The old one is gone only when the new one has its name.
         old = Path(f"{aside}.old")
-        if path.exists():
+        if path.is_dir():
             path.rename(old)
         aside.replace(path)
         sync(path.parent)

@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studio.engine import embedded
-from studio.runs.lock import try_lock
 from studio.engine.report import Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import Entry
+from studio.runs.lock import try_lock
 from studio.settings import Settings
 from tests.conftest import CHATML
 from tests.engine.helpers import Recorder, wait_until
