@@ -165,7 +165,7 @@ def figures(state: RunState) -> list[tuple[str, str]]:
     if trained := _number(use.get("trained_per_second")):
         found.append((f"{trained:,.0f}", "trained tokens/s"))
     if share := _number(use.get("share")):
-        found.append((f"{100 * share:.0f} %", "of what products reach here"))
+        found.append((f"{100 * share:.0f} %", "of this machine's peak"))
     if power := _number(use.get("power")):
         heat = _number(use.get("temperature"))
         found.append((f"{power:.0f} W", f"GPU, {heat:.0f} °C" if heat else "GPU"))

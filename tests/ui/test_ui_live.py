@@ -188,7 +188,7 @@ def test_what_a_run_takes_stands_in_its_head_and_its_plan_beside_it_at_the_end(
     told = tick({"run": run.id, "offset": 0}, store)
     assert told["state"]["figures"] == [
         ("1.5 GB", "memory, 2.1 GB at its peak"), ("812", "trained tokens/s"),
-        ("42 %", "of what products reach here"), ("412 W", "GPU, 61 °C"),
+        ("42 %", "of this machine's peak"), ("412 W", "GPU, 61 °C"),
         ("1 min 5 s", "evaluating"), ("2 s", "saving"),
     ]  # fmt: skip
     # A use is no point of the chart.
