@@ -181,11 +181,7 @@ def _show(kept: Histories, mode: str) -> tuple[gr.Chatbot, gr.Chatbot]:
 
 def tuned_runs(store: RunStore) -> list[Run]:
     """Runs that have something to talk to, newest first."""
-    return [
-        r
-        for r in store.list()
-        if r.tuned and store.state(r).status in ENDED
-    ]
+    return [r for r in store.list() if r.tuned and store.state(r).status in ENDED]
 
 
 def said(histories: Histories, side: str) -> list[dict[str, str]]:

@@ -248,9 +248,7 @@ def test_counts_are_those_of_peft_and_transformers(
     summary = summarize(str(Path(libraries["folder"]) / name), settings)
     real = libraries["counts"][name]
     assert summary.parameters == real.pop("parameters")
-    ours = {
-        case: trainable(parse(options), summary) for case, options in CASES.items()
-    }
+    ours = {case: trainable(parse(options), summary) for case, options in CASES.items()}
     assert ours == real and all(real.values())
 
 
