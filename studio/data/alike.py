@@ -52,9 +52,13 @@ _FACTORS = _odd(PERMUTATIONS // _BANDS, 3)
 
 def normal(text: str) -> str:
     """The text as it is compared: spaces, case and forms of one letter make no difference."""
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.lower().split())
+    return text.lower().split()
 
 
 def exact_key(text: str) -> bytes:
@@ -78,11 +82,11 @@ def marks(texts: Sequence[str]) -> tuple[Keys, Signatures]:
     one of shape (texts, 128). For many texts at once that is a third of the work."""
     if not texts:
         return np.empty(0, "V16"), np.empty((0, PERMUTATIONS), np.uint32)
-    sides = [[normal(side) for side in text.split(APART, 1)] for text in texts]
-    keys = np.frombuffer(b"".join(map(_digest, sides)), "V16")
+    sides = [[_words(side) for side in text.split(APART, 1)] for text in texts]
+    keys = np.frombuffer(b"".join(_digest([*map(" ".join, two)]) for two in sides), "V16")
     # Two sides a text, of which one may have no words.
-    parts = chain.from_iterable(two if len(two) == 2 else (*two, "") for two in sides)
-    hashed = RMinHash.hash_token_sets([part.split() for part in parts])
+    parts = chain.from_iterable(two if len(two) == 2 else (*two, []) for two in sides)
+    hashed = RMinHash.hash_token_sets(list(parts))
     ends = np.cumsum([len(words) for words in hashed], dtype=np.int64)
     words = np.fromiter(chain.from_iterable(hashed), np.uint64, ends[-1])
     grams, begins = _grams(words, ends)

@@ -23,7 +23,7 @@ _LONGEST = 16 * 2**20
 _ROUNDS = 200_000
 _SECONDS = 2.0
 # Characters of all texts that one rendering makes on its way: each of them is copied.
-_ALL = 2**30
+_ALL = 512 * 2**20
 LARGEST_COUNT = 100_000
 
 

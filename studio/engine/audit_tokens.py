@@ -5,6 +5,7 @@ tokenizers cut text by its bytes, and leave none out: then a token's place is to
 those before it have. Where that does not add up to the text, `encode` is asked after all.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,11 +16,12 @@ import numpy.typing as npt
 from tokenizers.decoders import ByteLevel
 
 from studio.data import Example
-from studio.engine.encode import Encoded, Encoder
-from studio.engine.render import Span
+from studio.engine.encode import Encoded, Encoder, Prepared
 from studio.errors import StudioError
 
 Numbers = npt.NDArray[np.int64]
+# Of a sequence: all tokens, those that are kept, learned and lost.
+Count = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,15 @@ class Measurer:
         if self._sizes is None:
             return [_counted(found) for found in self._encoder.encode(examples)]
         prepared = self._encoder.prepare(examples)
-        texts = [text for p in prepared if isinstance(p, list) for _, text, _ in p]
-        backend = self._encoder.tokenizer.backend_tokenizer
-        made = backend.encode_batch_fast(texts, add_special_tokens=False)
-        places = iter(_places([found.ids for found in made], self._sizes))
+        sequences = [s for p in prepared if isinstance(p, list) for s in p]
+        counts = iter(self._counts(sequences, self._sizes))
         measured: list[Measured | StudioError] = []
         for example, p in zip(examples, prepared, strict=True):
             if isinstance(p, StudioError):
                 measured.append(p)
                 continue
             # All of them are taken, whatever comes of the first.
-            rows = [self._ranges(text, spans, next(places)) for _, text, spans in p]
+            rows = [next(counts) for _ in p]
             whole = [row for row in rows if row is not None]
             if len(whole) < len(rows):
                 measured += [_counted(found) for found in self._encoder.encode([example])]
@@ -67,22 +67,45 @@ class Measurer:
                 measured.append(_summed(whole))
         return measured
 
-    def _ranges(
-        self, text: str, spans: list[Span], begins: Numbers
-    ) -> tuple[int, int, int, int] | None:
-        """A sequence's tokens: all of them, those that are kept, learned and lost. None where they
-        are not, byte for byte, the text. `begins`: each token's first byte, and the end."""
+    def _counts(self, sequences: list[Prepared], sizes: Numbers) -> list[Count | None]:
+        """Each sequence's tokens: all of them, those that are kept, learned and lost. None where
+        they are not, byte for byte, the text. All sequences at once: one by one takes three times
+        as long."""
+        backend = self._encoder.tokenizer.backend_tokenizer
+        texts = [text for _, text, _ in sequences]
+        ids, lengths = array("q"), list[int]()
+        for made in backend.encode_batch_fast(texts, add_special_tokens=False):
+            ids.fromlist(made.ids)
+            lengths.append(len(made))
+        total = np.array(lengths, np.int64)
+        kept = np.minimum(total, self._encoder.max_length)
+        ends = np.cumsum(total)
+        starts = ends - total
+        # The first byte of each token, and the end of the last.
+        begins = np.concatenate([[0], np.cumsum(sizes[np.array(ids, np.int64)])])
+        first = begins[starts]
+        bytes_of, edges, owners = _edges(sequences)
+        at = np.searchsorted(begins[:-1], first[owners] + edges) - starts[owners]
+        at = np.clip(at, 0, kept[owners])
+        # Of each span where it begins and where it ends.
+        spans = at[1::2] - at[::2]
+        trained = np.bincount(owners[::2], weights=spans, minlength=len(total)).astype(np.int64)
+        rows = np.stack([total, kept, trained, total - kept], axis=1).tolist()
+        fits = (begins[ends] - first == bytes_of).tolist()
+        return [tuple(row) if fit else None for row, fit in zip(rows, fits, strict=True)]
+
+
+def _edges(sequences: list[Prepared]) -> tuple[Numbers, Numbers, Numbers]:
+    """How many bytes each text has; at which of them the spans begin and end, one after the other;
+    and whose each of those is."""
+    bytes_of, edges, owners = list[int](), list[int](), list[int]()
+    for number, (_, text, spans) in enumerate(sequences):
         ascii_only = text.isascii()
-        if begins[-1] != (len(text) if ascii_only else len(text.encode())):
-            return None
-        total = len(begins) - 1
-        kept = min(total, self._encoder.max_length)
-        edges = list(chain.from_iterable(spans))
-        if not ascii_only:
-            edges = [len(text[:edge].encode()) for edge in edges]
-        at = np.minimum(np.searchsorted(begins[:-1], edges), kept).tolist()
-        trained = sum(end - start for start, end in zip(at[::2], at[1::2], strict=True))
-        return total, kept, trained, total - kept
+        bytes_of.append(len(text) if ascii_only else len(text.encode()))
+        for edge in chain.from_iterable(spans):
+            edges.append(edge if ascii_only else len(text[:edge].encode()))
+            owners.append(number)
+    return np.array(bytes_of, np.int64), np.array(edges, np.int64), np.array(owners, np.int64)
 
 
 def _sizes(backend: Any) -> Numbers | None:
@@ -98,23 +121,7 @@ def _sizes(backend: Any) -> Numbers | None:
     return sizes
 
 
-def _places(ids: list[list[int]], sizes: Numbers) -> list[Numbers]:
-    """Of each sequence the first bytes of its tokens, and where the last one ends."""
-    ends = np.cumsum([len(found) for found in ids], dtype=np.int64)
-    flat = np.fromiter(chain.from_iterable(ids), np.int64, int(ends[-1]) if len(ends) else 0)
-    # One number more at each sequence's beginning.
-    begins = np.concatenate([[0], np.cumsum(sizes[flat])])
-    return (
-        [
-            begins[start : end + 1] - begins[start]
-            for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
-        ]
-        if len(ends)
-        else []
-    )
-
-
-def _summed(rows: list[tuple[int, int, int, int]]) -> Measured:
+def _summed(rows: list[Count]) -> Measured:
     total, kept, trained, lost = zip(*rows, strict=True)
     return Measured(max(total), sum(kept), sum(trained), sum(lost), all(trained))
 
