@@ -57,9 +57,7 @@ def test_a_page_that_is_left_alone_asks_only_how_the_runs_go(watched: Watched) -
     page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(4000)
     assert asked, "the bar no longer asks how the runs go"
-    assert {url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] for url in asked} == {
-        "component_server"
-    }
+    assert {url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] for url in asked} == {"pulse"}
 
 
 def test_a_row_is_shown_as_the_trainer_gets_it(watched: Watched) -> None:
