@@ -38,7 +38,7 @@ function pressed(event) {
   if (sure && sure.button !== button) calm();
   if (!button || button.disabled) return;
   if (button.dataset.sure && !sure) {
-    sure = { button, words: button.textContent, timer: setTimeout(calm, 6000) };
+    sure = { button, words: button.textContent, timer: setTimeout(calm, 12000) };
     button.textContent = button.dataset.sure; button.classList.add('sure');
     return;
   }
