@@ -47,6 +47,11 @@ class DataTab:
             self.primary = gr.Button("Set up the training", variant="primary", elem_id="next-data")
         self.acts = acts.component()
         self.row = gr.Number(1, precision=0, visible="hidden", elem_id="row-number")
+        # Count the searches for words and the rows that were turned to; the first row of the page
+        # that the table shows.
+        self.search = gr.Number(0, precision=0, visible="hidden")
+        self.turned = gr.Number(0, precision=0, visible="hidden")
+        self.page = gr.Number(1, precision=0, visible="hidden")
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 self._make_left(context)
@@ -168,12 +173,19 @@ class DataTab:
             # While nobody looks, the model's process stays away, and its memory with it.
             return int(values[wished] or 0) + 1 if values[context.opened] == "Data" else gr.skip()
 
+        def turn(values: Values) -> Any:
+            again = int(values[self.turned] or 0) + 1
+            return again if values[context.opened] == "Data" else gr.skip()
+
         # No State: one that changes past the queue tells nobody.
         wished = gr.Number(0, visible="hidden")
-        changes = [self.row.change, *looked]
-        gr.on(changes, wish, {wished, context.opened}, wished, **_LAST, **QUIET)
+        gr.on(looked, wish, {wished, context.opened}, wished, **_LAST, **QUIET)
+        self.row.change(turn, {self.turned, context.opened}, self.turned, **_LAST, **QUIET)
+        # In this order: the page asks one after the other. Of another row that row is waited for,
+        # of other data the first ones.
+        see, inputs, outputs = self._wire_row(context)
         self._wire_look(context, wished)
-        self._wire_row(context, wished)
+        wished.change(see, inputs, outputs, **_LAST, **_MANY)
         self._wire_audit(context, looked)
         self._wire_changes(context)
 
@@ -202,14 +214,15 @@ class DataTab:
         outputs = [self.about, self.table, self.boxes["column"]]
         opened = context.tab["Data"].select
         opened(look, inputs, outputs, **_MANY)
-        wished.change(look, inputs, outputs, **_LAST, **_MANY)
+        gr.on([wished.change, self.page.change], look, inputs, outputs, **_LAST, **_MANY)
         listed = [form.components[k] for k in ("data.steps", "data.also")]
         drawn = [self.steps, self.sources]
         gr.on([c.change for c in listed], lists, context.fields, drawn, **_LAST, **QUIET)
         opened(lists, context.fields, drawn, **QUIET)
 
-    def _wire_row(self, context: Context, wished: gr.Number) -> None:
-        """One row from all sides, the lengths of many, and a batch."""
+    def _wire_row(self, context: Context) -> tuple[Any, Any, Any]:
+        """One row from all sides, the lengths of many, and a batch. Returns what shows the row,
+        with its inputs and outputs."""
         settings, form = context.settings, context.form
 
         def see(values: Values) -> Iterator[Updates]:
@@ -217,23 +230,35 @@ class DataTab:
             number = min(max(1, int(values[self.row] or 1)), 10**12)
             for seen in rows.seen(settings, spec, number):
                 yield {self.seen: seen}
+            yield {self.page: rows.page_start(number)}
             for lengths in rows.lengths(settings, spec):
                 yield {self.lengths: lengths}
 
-        def go(values: Values) -> Iterator[Updates]:
-            yield from self._go(settings, lenient(form.tree(values)), values)
+        def go(text: str, search: float) -> Updates:
+            number = _number(text)
+            if number:
+                return {self.row: number, self.found: ""}
+            # The form is sent for a search alone: it is large.
+            return {self.search: int(search or 0) + 1} if (text or "").strip() else gr.skip()
+
+        def find(values: Values) -> Iterator[Updates]:
+            spec, text = lenient(form.tree(values)), str(values[self.goto] or "").strip()
+            for number, words in rows.find(settings, spec, text, int(values[self.row] or 1)):
+                yield {self.found: words, **({self.row: number} if number else {})}
 
         def show(values: Values) -> Iterator[str]:
             number = max(1, int(values[self.batch_number] or 1))
             yield from rows.batch(settings, lenient(form.tree(values)), number)
 
         inputs = context.fields | {self.row}
-        outputs = [self.seen, self.lengths]
+        outputs = [self.seen, self.page, self.lengths]
         context.tab["Data"].select(see, inputs, outputs, **_MANY)
-        wished.change(see, inputs, outputs, **_LAST, **_MANY)
+        self.turned.change(see, inputs, outputs, **_LAST, **_MANY)
         self.back.click(lambda n: max(1, int(n or 1) - 1), self.row, self.row, **QUIET)
         self.forth.click(lambda n: int(n or 0) + 1, self.row, self.row, **QUIET)
-        self.goto.submit(go, inputs | {self.goto}, [self.row, self.found], **_MANY)
+        given = [self.goto, self.search]
+        self.goto.submit(go, given, [self.row, self.found, self.search], **QUIET)
+        self.search.change(find, inputs | {self.goto}, [self.row, self.found], **_MANY)
         self.any.click(
             lambda values: rows.any_row(settings, lenient(form.tree(values)), random.random()),
             context.fields,
@@ -247,17 +272,7 @@ class DataTab:
         # A batch of other settings would be a wrong one.
         made_of = [c.change for k, c in form.components.items() if k.startswith(_BATCH)]
         gr.on(made_of, lambda: "", None, self.batch, **_LAST, **QUIET)
-
-    def _go(self, settings: Any, spec: Any, values: Values) -> Iterator[Updates]:
-        """To the row of that number, or to the next one that holds those words."""
-        text = str(values[self.goto] or "").strip()
-        if text.replace(",", "").isdecimal():
-            number = int(text.replace(",", "")[:12])
-            yield {self.row: max(1, number), self.found: ""}
-            return
-        if text:
-            for number, words in rows.find(settings, spec, text, int(values[self.row] or 1)):
-                yield {self.found: words, **({self.row: number} if number else {})}
+        return see, inputs, outputs
 
     def _wire_audit(self, context: Context, looked: list[Any]) -> None:
         settings, form = context.settings, context.form
@@ -361,6 +376,12 @@ class DataTab:
         templates = [form.components[f"data.{n}_template"] for n in ("prompt", "completion")]
         self.formats.input(fill, self.formats, templates, **QUIET)
         self.upload.upload(upload, self.upload, [self.path, self.about], **QUIET)
+
+
+def _number(text: str) -> int:
+    """The row that the text names by its number, from 1; 0 for words."""
+    plain = (text or "").strip().replace(",", "")
+    return max(1, int(plain[:12])) if plain.isdecimal() else 0
 
 
 def _shown(name: str, kind: str, shown: bool) -> Any:
