@@ -28,8 +28,10 @@ from studio.spec import RunSpec, with_values
 _SAMPLE = 200
 # Where the rows are not here: a thousand of a thousand characters.
 _ASSUMED = Rows.of_characters(950, 50, [1000.0])
+# Steps of a probe before the clock starts, which warm up, compile and record; and those it times.
+WARM = {"plain": 1, "fast": 3}
+TIMED = 2
 _PROBE: dict[str, Any] = {
-    "train.max_steps": 2,
     "train.logging_steps": 1,
     "train.lr_scheduler_type": "constant",
     "train.lr_scheduler_kwargs": {},
@@ -133,17 +135,21 @@ def _chosen(choice: Choice) -> dict[str, Any]:
 def _probed(
     settings: Settings, spec: RunSpec, summary: Summary, here: Machine, rows: Rows
 ) -> tuple[dict[str, Any], Learned]:
-    """What two real steps took, and how far that is from what was planned for them."""
-    state, told = _two_steps(settings, with_values(spec, _PROBE))
-    points = [e for e in told if e["type"] == "log"]
+    """What two real steps took, once those before them have warmed up, and how far that is from
+    what was planned for them."""
+    warm = WARM[engine_of(spec, here, summary)]
+    state, told = _few_steps(
+        settings, with_values(spec, {**_PROBE, "train.max_steps": warm + TIMED})
+    )
+    points = [e for e in told if e["type"] == "log"][warm - 1 :]
     measured = state.measured or {}
     if state.status != "finished" or not measured.get("raw_memory") or len(points) < 2:
         problem = state.problem or {"message": "The probe did not end well.", "hint": ""}
         raise StudioError(problem["message"], problem["hint"])
     memory = measured["memory"] / measured["raw_memory"]
-    # The first step warms up and compiles; the second is like all that follow.
-    tokens = max(1, points[1]["num_tokens"] - points[0]["num_tokens"])
-    seconds = tokens / points[1]["tokens_per_second"]
+    count = len(points) - 1
+    tokens = max(1, points[-1]["num_tokens"] - points[0]["num_tokens"]) / count
+    seconds = (points[-1]["time"] - points[0]["time"]) / count
     before = plan(spec, summary, here, rows)
     assert before.times is not None
     usual = before.times.steps / max(1, before.steps)
@@ -152,13 +158,13 @@ def _probed(
     return {
         "memory": measured["memory"],
         "seconds_a_step": round(seconds, 3),
-        "tokens_a_step": tokens,
+        "tokens_a_step": round(tokens),
         "memory_factor": round(memory, 3),
         "time_factor": round(time, 3),
     }, Learned(memory, time, 1)
 
 
-def _two_steps(settings: Settings, spec: RunSpec) -> tuple[RunState, list[events.Event]]:
+def _few_steps(settings: Settings, spec: RunSpec) -> tuple[RunState, list[events.Event]]:
     """Trains in a folder of its own, which is removed afterwards."""
     runs = RunStore(settings.runs)
     active = runs.active()

@@ -1,8 +1,10 @@
 """How long the rows are, in tokens: what both memory and time follow from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 from studio.spec import RunSpec
 
@@ -11,6 +13,16 @@ _CHARACTERS_PER_TOKEN = 3.6
 _AROUND = 30
 _SCORED = 0.5  # of a chat's tokens: its answers
 _PACKED = 0.96  # of a sequence that is filled with whole rows
+_LEAST = 256  # tokens; below it a GPU is no faster
+
+
+def rung(number: int, least: int = _LEAST) -> int:
+    """The next of the lengths that the fast path uses on a GPU: `least`, then four to each
+    doubling. At most a quarter is added, and a tenth on average."""
+    if number <= least:
+        return least
+    step = max(1, 1 << ((number - 1).bit_length() - 3))
+    return -(-number // step) * step
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,13 @@ class Rows:
 
     def cut(self, most: int) -> "Cut":
         """The rows' lengths with what is longer than `most` tokens cut off."""
-        return Cut(tuple(sorted(min(most, max(1, n)) for n in self.lengths)))
+        if most not in self._cuts:
+            self._cuts[most] = Cut(tuple(sorted(min(most, max(1, n)) for n in self.lengths)))
+        return self._cuts[most]
+
+    @cached_property
+    def _cuts(self) -> "dict[int, Cut]":
+        return {}
 
 
 @dataclass(frozen=True)
@@ -86,16 +104,19 @@ def batch_shape(spec: RunSpec, rows: Rows, steps: int, fast: bool, gpu: bool) ->
         return Shape(full if gpu and fast else least, min(usual, max(least, real)), real, steps)
     real = size * cut.mean
     if fast:
-        # A GPU wants one of a few lengths: a tenth is added on average, a quarter at most.
-        added, most = (1.1, 1.25) if gpu else (1.0, 1.0)
-        return Shape(most * _sum_of_longest(cut, size), added * real, real, steps)
+        longest = _sum_of_longest(cut, size, steps * train.gradient_accumulation_steps)
+        # A GPU wants one of a few lengths.
+        return Shape(rung(math.ceil(longest)) if gpu else longest, (1.1 if gpu else 1.0) * real,
+                     real, steps)  # fmt: skip
     sorted_rows = train.train_sampling_strategy == "group_by_length"
     usual = size * (cut.mean if sorted_rows else cut.longest_of(size))
     return Shape(size * cut.longest, usual, real, steps)
 
 
-def _sum_of_longest(cut: Cut, size: int) -> float:
-    """About the most tokens that a batch without padding comes to in a run of some hundred: two
-    deviations above the mean, and never more than the longest rows together."""
+def _sum_of_longest(cut: Cut, size: int, batches: int) -> float:
+    """About the most tokens that so many batches without padding come to: as far above the mean as
+    the largest of so many normal draws is (Blom, 1958), never more than the longest rows
+    together."""
     variance = sum((n - cut.mean) ** 2 for n in cut.lengths) / len(cut.lengths)
-    return float(min(size * cut.longest, size * cut.mean + 2.5 * (size * variance) ** 0.5))
+    above = NormalDist().inv_cdf((max(2, batches) - 0.375) / (max(2, batches) + 0.25))
+    return float(min(size * cut.longest, size * cut.mean + above * (size * variance) ** 0.5))

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from studio.spec.adapter import listed
 from studio.spec.field import Section, option
 
 _HF = "https://huggingface.co/docs"
@@ -287,7 +288,7 @@ class DataSection(Section):
         group="What is learned",
         link=f"{_HF}/trl/sft_trainer",
     )
-    accepted: list[str] = option(
+    accepted: Annotated[list[str], BeforeValidator(listed)] = option(
         [],
         "Findings of the audit that would stop a run and that you accept as they are.",
         label="Accepted findings",

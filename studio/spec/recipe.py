@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -302,7 +302,9 @@ def value_of(key: str, text: str) -> Any:
 def _value(section: str, name: str, text: str) -> Any:
     """An override's value: a text field takes what stands there, unless it is quoted or null."""
     info = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
-    wanted = {info.annotation, *get_args(info.annotation)} if info else set()
+    # Of a list's items nothing is wanted: it is written as YAML has it.
+    parts = get_args(info.annotation) if info and get_origin(info.annotation) is not list else ()
+    wanted = {info.annotation, *parts} if info else set()
     if not text:
         return None if NoneType in wanted else ""
     # One of a field's own words is that word, also where YAML would read it as true or false.

@@ -16,7 +16,7 @@ from studio.runs import RunStore
 from studio.settings import Settings
 from studio.ui import header, marks, model_tab, rows, tune_tab
 from studio.ui.chat_tab import ChatTab
-from studio.ui.context import MAIN, QUIET, Context, Updates, Values, lenient, recipes
+from studio.ui.context import FORM, MAIN, QUIET, Context, Updates, Values, lenient, recipes
 from studio.ui.data_tab import DataTab
 from studio.ui.export_tab import ExportTab
 from studio.ui.form import Form, Tree
@@ -119,20 +119,25 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         tree, name = form.tree(values), values[recipe]
         return {**follow(tree, name), draft: {"recipe": name, "tree": tree}}
 
-    def load(values: Values) -> Updates:
+    # What was left here, for the fields to be filled with: most pages are opened to look, and need
+    # none of that.
+    left = gr.Textbox("", visible="hidden", elem_id="left-here")
+
+    def look(values: Values) -> Any:
         kept = values[draft] or {}
+        return {left: json.dumps(kept)} if kept.get("tree") else open_with({})
+
+    def fill(values: Values) -> Updates:
+        kept = json.loads(values[left])
+        return {**form.fill(kept["tree"]), **open_with(kept)}
+
+    def open_with(kept: dict[str, Any]) -> Updates:
         names = list(recipes(context.settings))
         name = str(kept.get("recipe"))
         name = name if name in names else MAIN
         tree = kept.get("tree") or spec.tree(context.base(name))
         shown = gr.Dropdown(names, value=name)
-        return {
-            **form.fill(tree),
-            **follow(tree, name),
-            recipe: name,
-            tune.recipe: shown,
-            filled: 1,
-        }
+        return {**follow(tree, name), recipe: name, tune.recipe: shown, filled: 1}
 
     def way_back(values: Values, event: gr.EventData) -> Any:
         if mended := mending(event, form):
@@ -148,9 +153,11 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         fields | {recipe, filled},
         [*right, draft],
         trigger_mode="always_last",
-        **QUIET,
+        **FORM,
     )
-    demo.load(load, {draft}, [*fields, *right, recipe, tune.recipe, filled], **QUIET)
+    seen = [*right, recipe, tune.recipe, filled]
+    demo.load(look, {draft}, [*seen, left], **QUIET)
+    left.change(fill, {left}, [*fields, *seen], **QUIET)
     # Two ways back pressed one after the other are two.
     multiple: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
     context.marks.select(way_back, {recipe}, [*fields], **multiple)

@@ -28,6 +28,9 @@ Updates = dict[Any, Any]
 STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Past the queue: what answers at once needs no place in a line, and a reload cuts no stream.
 QUIET: dict[str, Any] = {**STREAM, "queue": False}
+# For what reads the form, whose components pass on what they hold: Gradio would ask each of them, a
+# thread at a time. The spec judges what comes.
+FORM: dict[str, Any] = {**QUIET, "preprocess": False}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from studio import jobs
 from studio.data import FORMATS, SUFFIXES
 from studio.errors import StudioError
 from studio.ui import acts, html, rows, steps
-from studio.ui.context import QUIET, STREAM, Context, Updates, Values, lenient
+from studio.ui.context import FORM, QUIET, STREAM, Context, Updates, Values, lenient
 from studio.ui.form import field_id
 from studio.ui.uploads import choices, take_upload
 
@@ -217,8 +217,8 @@ class DataTab:
         gr.on([wished.change, self.page.change], look, inputs, outputs, **_LAST, **_MANY)
         listed = [form.components[k] for k in ("data.steps", "data.also")]
         drawn = [self.steps, self.sources]
-        gr.on([c.change for c in listed], lists, context.fields, drawn, **_LAST, **QUIET)
-        opened(lists, context.fields, drawn, **QUIET)
+        gr.on([c.change for c in listed], lists, context.fields, drawn, **_LAST, **FORM)
+        opened(lists, context.fields, drawn, **FORM)
 
     def _wire_row(self, context: Context) -> tuple[Any, Any, Any]:
         """One row from all sides, the lengths of many, and a batch. Returns what shows the row,
@@ -305,9 +305,9 @@ class DataTab:
             lambda values: glance({**values, context.opened: "Data"}),
             context.fields,
             outputs,
-            **QUIET,
+            **FORM,
         )
-        gr.on(looked, glance, context.fields | {context.opened}, outputs, **_LAST, **QUIET)
+        gr.on(looked, glance, context.fields | {context.opened}, outputs, **_LAST, **FORM)
 
     def _wire_changes(self, context: Context) -> None:
         """What changes the form: buttons in drawn HTML, added steps and sources, an upload."""

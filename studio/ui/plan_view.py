@@ -24,6 +24,8 @@ from studio.ui.context import model_folder
 from studio.ui.run_view import label
 
 _SAMPLE = 200
+_NEAR, _MOST_CHOSEN = 2**28, 32
+_chosen: dict[tuple[Any, ...], Choice | None] = {}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,14 @@ def planned(settings: Settings, store: RunStore, spec: RunSpec) -> Planned | Non
     device = here.gpus[0].name if on_gpu(spec, here) else "CPU"
     taught = learned(store, spec, device, engine_of(spec, here, summary))
     found = plan(spec, summary, here, known, taught)
-    return Planned(found, choose(spec, summary, here, known, taught), taught, summary, here)
+    # Dozens of plans are made to choose one: not anew for each page that opens with this form.
+    key = (spec.model_dump_json(), summary.parameters, known, taught, here.cores, here.gpus,
+           here.available // _NEAR)  # fmt: skip
+    if key not in _chosen:
+        if len(_chosen) >= _MOST_CHOSEN:
+            _chosen.clear()
+        _chosen[key] = choose(spec, summary, here, known, taught)
+    return Planned(found, _chosen[key], taught, summary, here)
 
 
 # What the bar shows, from the left: the words, the parts, and the class that colours it.

@@ -16,7 +16,7 @@ from studio.runs import RunStore, keep
 from studio.settings import Settings
 from studio.spec import RunSpec
 from studio.ui import header, html, live, marks, rows, run_acts, space
-from studio.ui.context import QUIET, Context, Updates, Values, model_folder
+from studio.ui.context import FORM, QUIET, Context, Updates, Values, model_folder
 from studio.ui.form import mending, problem_mark
 from studio.ui.run_acts import Hands
 from studio.ui.run_view import leads_on
@@ -67,7 +67,7 @@ class RunsTab:
             source.select(look, None, outputs, **QUIET)
         inputs = context.fields | {context.recipe, run}
         for source in (self.view, bar):
-            source.change(news, inputs, [context.chosen, self.again], **QUIET)
+            source.change(news, inputs, [context.chosen, self.again], **FORM)
         opened = context.tab["Runs"].select
         opened(lambda run_id: self._updates(context, run_id), run, self.again, **QUIET)
         self._wire_acts(context)

@@ -20,6 +20,7 @@ from studio.jobs import ensure
 from studio.runs import RunStore, keep
 from studio.settings import Settings
 from studio.ui import header, live
+from studio.ui.front import Front
 from studio.ui.polls import Polls
 from studio.ui.runs_tab import PLOTLY
 from studio.ui.theme import css, theme
@@ -93,6 +94,7 @@ def options(settings: Settings) -> dict[str, Any]:
         Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts)),
         Middleware(_Guard, runs=settings.runs.resolve(), frame=frame),
         Middleware(Polls, functions=polls),
+        Middleware(Front),
     ]
     return {
         "server_name": settings.host,

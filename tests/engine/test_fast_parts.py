@@ -8,13 +8,14 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from torch import Tensor, nn
 
 from studio.engine.fast.attention import packed_attention
-from studio.engine.fast.batch import Flat, rung
+from studio.engine.fast.batch import Flat
 from studio.engine.fast.head import head_loss
 from studio.engine.fast.layers import FrozenLinear, freeze, thaw
 from studio.engine.fast.product import products
 from studio.engine.fast.replay import replayed
 from studio.engine.fast.step import Step
 from studio.engine.fast.storage import float8_rows, four_bit_decoded
+from studio.plan.lengths import rung
 from tests.engine.helpers import Recorder
 
 # Rounding to float8 (3 bits of mantissa) puts 2 to 3 % on a product of random numbers.
@@ -171,9 +172,9 @@ def test_a_replayed_layer_runs_twice_and_keeps_nothing() -> None:
 
 
 def test_rungs_are_few_and_near() -> None:
-    rungs = {rung(n, 256) for n in range(1, 5000)}
+    rungs = {rung(n) for n in range(1, 5000)}
     assert len(rungs) == 18
-    assert all(n <= rung(n, 256) <= max(256, 1.25 * n) for n in range(1, 5000))
+    assert all(n <= rung(n) <= max(256, 1.25 * n) for n in range(1, 5000))
     assert all(value % 64 == 0 for value in rungs)
 
 

@@ -43,6 +43,24 @@ def test_the_page_answers(browser: httpx.Client) -> None:
     assert answer.status_code == 200 and "Atelier" in answer.text
 
 
+def test_the_page_is_kept_for_each_address_and_as_gradio_writes_it(
+    browser: httpx.Client, home: Settings
+) -> None:
+    def seen(**headers: str) -> httpx.Response:
+        return browser.get("/", headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    anew = browser.get("/", params={"not": "kept"}).text
+    for coding in ("identity", "gzip", "gzip"):
+        answer = seen(Accept_Encoding=coding)
+        assert answer.headers.get("content-encoding", "identity") == coding
+        assert answer.text == anew
+    assert f'"root":"http://127.0.0.1:{home.port}"' in anew.replace(": ", ":")
+    elsewhere = seen(X_Forwarded_Host="atelier.example", X_Forwarded_Proto="https").text
+    assert "https://atelier.example" in elsewhere and seen().text == anew
+    assert browser.get("/", params={"view": "api"}).status_code == 200
+    assert browser.head("/").status_code == 200
+
+
 def test_its_own_requests_are_taken(
     browser: httpx.Client, home: Settings, log: dict[str, Any]
 ) -> None:

@@ -91,6 +91,15 @@ class Page:
             if value != {"__type__": "update"}
         }
 
+    def open(self, draft: Any = None) -> dict[str, Any]:
+        """What the page holds once it is opened where this draft was left: the form comes with it,
+        and is filled anew only where there is something to fill it with."""
+        held = {self._name(n): part["props"].get("value") for n, part in self._parts.items()}
+        answer = self.fire("page", "load", {"atelier-draft": draft})
+        if "left-here" in answer:
+            answer = self.fire("left-here", "change", answer)
+        return {**held, **answer}
+
     @property
     def client(self) -> httpx.Client:
         return self._browser
@@ -140,7 +149,7 @@ def marks(answer: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def test_the_page_opens_with_the_main_recipe(served: Page) -> None:
-    answer = served.fire("page", "load")
+    answer = served.open()
     assert spec_of(answer) == PERSONA
     assert marks(answer) == {}
     assert "persona" in answer["chosen"] and "What will happen" in answer["tune-summary"]
@@ -151,7 +160,7 @@ def test_a_reload_brings_back_what_was_typed_right_or_wrong(served: Page) -> Non
     typed = tree(PERSONA)
     typed["train"] |= {"learning_rate": "fast", "seed": 7, "from_an_older_version": 1}
     draft = {"recipe": "persona", "tree": typed}
-    answer = served.fire("page", "load", {"atelier-draft": draft})
+    answer = served.open(draft)
     assert (answer["f-train-learning_rate"], answer["f-train-seed"]) == ("fast", 7)
     assert set(marks(answer)) == {"f-train-learning_rate", "f-train-seed"}
     assert "problem" in marks(answer)["f-train-learning_rate"]
@@ -159,7 +168,7 @@ def test_a_reload_brings_back_what_was_typed_right_or_wrong(served: Page) -> Non
 
 @pytest.mark.parametrize("draft", [None, {}, {"recipe": "gone"}, {"recipe": None, "tree": {}}])
 def test_a_draft_that_is_none_opens_the_main_recipe(served: Page, draft: Any) -> None:
-    assert spec_of(served.fire("page", "load", {"atelier-draft": draft})) == PERSONA
+    assert spec_of(served.open(draft)) == PERSONA
 
 
 def changed(key: str) -> RunSpec:
@@ -185,7 +194,7 @@ def test_every_control_reaches_the_spec_and_is_marked(served: Page, key: str) ->
     differs = diff(wanted, PERSONA)
     held = {box_of(s, n): getattr(getattr(wanted, s), n) for s, of in differs.items() for n in of}
     values = {k: to_widget(value, INFOS[k]) for k, value in held.items()}
-    opened = served.fire("page", "load")
+    opened = served.open()
     answer = served.fire(key, "change", {**opened, **values}, gives="marks")
     marked = {k for k, mark in marks(answer).items() if "changed" in mark}
     assert marked == {field_id(".".join(KEYS[k])) for k in values}
@@ -196,7 +205,7 @@ def test_every_control_reaches_the_spec_and_is_marked(served: Page, key: str) ->
 
 
 def test_everything_on_the_right_answers_a_change(served: Page) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     changed = {**opened, "f-train-max_steps": 33, "f-model-quantization": "nf4"}
     answer = served.fire("f-train-max_steps", "change", changed, gives="marks")
     assert "33 steps" in answer["chosen"] and "in nf4" in answer["chosen"]
@@ -205,7 +214,7 @@ def test_everything_on_the_right_answers_a_change(served: Page) -> None:
 
 
 def test_every_wrong_field_is_marked_while_the_rest_goes_on(served: Page) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     wrong = {"f-adapter-r": 0, "f-train-learning_rate": "", "f-train-max_length": None}
     answer = served.fire("f-adapter-r", "change", {**opened, **wrong}, gives="marks")
     assert set(marks(answer)) == set(wrong)
@@ -215,7 +224,7 @@ def test_every_wrong_field_is_marked_while_the_rest_goes_on(served: Page) -> Non
 
 
 def test_a_problem_has_a_button_beside_its_field_and_on_the_right(served: Page) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     wrong = {**opened, "f-train-trainer": "dpo", "f-train-packing": True, "f-train-max_steps": 0}
     answer = served.fire("f-train-packing", "change", wrong, gives="marks")
     found = marks(answer)
@@ -246,7 +255,7 @@ def test_the_way_back_sets_one_field_and_no_other(served: Page) -> None:
 def test_start_refuses_wrong_settings_beside_their_fields(
     served: Page, home: Settings, button: str
 ) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     wrong = {**opened, "f-adapter-r": 0, "f-train-learning_rate": "fast"}
     answer = served.fire(button, "click", wrong)
     assert answer["tabs"]["selected"] == "Tune"
@@ -259,7 +268,7 @@ def test_start_refuses_wrong_settings_beside_their_fields(
 
 def test_start_refuses_files_that_are_missing_or_outside(served: Page, home: Settings) -> None:
     write(home.workspace.parent / "outside.jsonl", '{"question": "a", "answer": "b"}\n' * 3)
-    opened = served.fire("page", "load")
+    opened = served.open()
     for path, words in (("nix.jsonl", "no file"), ("../outside.jsonl", "outside the workspace")):
         chosen = {**opened, "f-data-path": path, "f-model-name_or_path": "./nix"}
         found = marks(served.fire("start-tune", "click", chosen))
@@ -270,7 +279,7 @@ def test_start_refuses_files_that_are_missing_or_outside(served: Page, home: Set
 
 def test_start_refuses_a_second_run(served: Page, home: Settings, going: Run) -> None:
     before = RunStore(home.runs).list()
-    answer = served.fire("start-tune", "click", served.fire("page", "load"))
+    answer = served.fire("start-tune", "click", served.open())
     assert "still going" in answer["runs-message"]
     assert RunStore(home.runs).list() == before
 
@@ -279,7 +288,7 @@ def test_settings_join_the_queue_behind_the_run_that_goes(
     served: Page, home: Settings, going: Run
 ) -> None:
     store = RunStore(home.runs)
-    answer = served.fire("start-runs", "click", served.fire("page", "load"), session="q")
+    answer = served.fire("start-runs", "click", served.open(), session="q")
     (waiting,) = queue.waiting(store.root)
     assert "problem" not in answer["runs-message"]
     assert json.loads(answer["live"])["run"] == waiting
@@ -297,7 +306,7 @@ def test_the_buttons_of_the_live_view_act_on_its_run(
 
     def pressed(do: str, run: Run, **more: Any) -> dict[str, Any]:
         act = json.dumps({"do": do, "run": run.id, **more})
-        return served.fire("live", "act", served.fire("page", "load"), data={"act": act})
+        return served.fire("live", "act", served.open(), data={"act": act})
 
     answer = pressed("stop", going)
     assert going.stop.exists() and "problem" not in str(answer["runs-message"])
@@ -318,7 +327,7 @@ def test_the_buttons_of_the_live_view_act_on_its_run(
 def test_several_values_are_counted_and_join_the_queue(
     served: Page, home: Settings, going: Run
 ) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     typed = {**opened, "sweep-field": "train.seed", "sweep-values": "1, x, 3"}
     assert "<b>x</b>" in served.fire("sweep-values", "change", typed)["sweep-seen"]
     assert "Nothing was added" in served.fire("sweep-add", "click", typed)["sweep-seen"]
@@ -337,7 +346,7 @@ def test_several_values_are_counted_and_join_the_queue(
 
 
 def test_a_recipe_is_saved_and_loaded_again(served: Page, home: Settings) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     answer = served.fire(
         "recipe-save", "click", {**opened, "f-train-seed": 99, "recipe-name": "My own"}
     )
@@ -353,7 +362,7 @@ def test_a_recipe_is_saved_and_loaded_again(served: Page, home: Settings) -> Non
 def test_a_recipe_without_a_name_or_with_wrong_settings_is_not_saved(
     served: Page, home: Settings
 ) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     for values in ({"recipe-name": ""}, {"recipe-name": "x", "f-adapter-r": 0}):
         answer = served.fire("recipe-save", "click", {**opened, **values})
         assert "Not saved" in answer["tune-summary"]
@@ -363,7 +372,7 @@ def test_a_recipe_without_a_name_or_with_wrong_settings_is_not_saved(
 def test_a_recipe_that_is_broken_is_told_and_changes_no_field(served: Page, home: Settings) -> None:
     path = write(home.recipes / "broken.yaml", "train:\n  sede: 1\n")
     # A reload, so that it can be picked.
-    served.fire("page", "load")
+    served.open()
     answer = served.fire("recipe", "input", {"recipe": "broken"})
     path.unlink()
     assert not set(answer) & set(KEYS)
@@ -371,7 +380,7 @@ def test_a_recipe_that_is_broken_is_told_and_changes_no_field(served: Page, home
 
 
 def test_buttons_in_what_is_drawn_change_the_form(served: Page) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
 
     def pressed(act: dict[str, Any]) -> dict[str, Any]:
         return served.fire("acts", "select", opened, data={"act": json.dumps(act)})
@@ -387,7 +396,7 @@ def test_buttons_in_what_is_drawn_change_the_form(served: Page) -> None:
 
 
 def test_a_step_and_a_source_are_added_to_the_lists(served: Page) -> None:
-    opened = served.fire("page", "load")
+    opened = served.open()
     boxes = {"step-kind": "take", "step-number": 50, "step-skip": 5}
     answer = served.fire("step-add", "click", {**opened, **boxes})
     assert json.loads(answer["v-data-steps"]) == [{"do": "take", "rows": 50, "skip": 5}]

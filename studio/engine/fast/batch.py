@@ -10,18 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from studio.plan.lengths import rung
+
 IGNORED = -100
-_LEAST = 256  # tokens; below it a GPU is no faster
 _LEAST_DOCUMENTS = 8
-
-
-def rung(number: int, least: int) -> int:
-    """The next of the lengths that are used: `least`, then four to each doubling. At most a
-    quarter is added, and a tenth on average."""
-    if number <= least:
-        return least
-    step = max(1, 1 << ((number - 1).bit_length() - 3))
-    return -(-number // step) * step
 
 
 @dataclass(frozen=True)
@@ -74,4 +66,4 @@ class Flat:
         }
 
     def _length(self, real: int) -> int:
-        return real if self.exact else rung(real, _LEAST)
+        return real if self.exact else rung(real)
