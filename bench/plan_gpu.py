@@ -19,7 +19,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,15 +27,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from studio import spec as specs
-from studio.jobs.plan import TIMED, WARM
+from studio.jobs.plan import TIMED, usual_step
 from studio.plan.known import known_config
 from studio.plan.machine import machine
 from studio.runs import Run, RunStore, events
 from studio.spec import with_values
+from studio.worker import fill_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "triton", "transformers", "trl", "peft", "bitsandbytes")
-MODELS = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-4B", "mistralai/Mistral-7B-v0.3")
+MODELS = ("meta-llama/Llama-3.2-1B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen3-4B")
 _PACKED = {"train.packing": True}
 _KEPT = {"train.activation_checkpointing": True}
 _PLAIN = {"train.engine": "plain"}
@@ -56,9 +57,9 @@ class Case:
 
 
 WAYS = (
+    Case("nf4, packed, checkpointing", 4, 2048, {**_PLAIN, **_NF4, **_PACKED, **_KEPT}, 5),
     Case("bf16, padded", 4, 512, _PLAIN),
     Case("bf16, packed, checkpointing", 8, 1024, {**_PLAIN, **_PACKED, **_KEPT}, 5),
-    Case("nf4, packed, checkpointing", 4, 2048, {**_PLAIN, **_NF4, **_PACKED, **_KEPT}, 5),
     Case("nf4, padded", 8, 512, {**_PLAIN, **_NF4}),
     Case("int8, padded, checkpointing", 4, 512, {**_PLAIN, **_KEPT, "model.quantization": "int8"}),
     Case("fast, float8, packed", 4, 2048, {**_FAST, "fast.float8": True}, 12),
@@ -74,7 +75,7 @@ TOO_LARGE = (
 
 def cases(model: str) -> tuple[Case, ...]:
     """The ways, and for the largest model those that don't fit."""
-    return WAYS + (TOO_LARGE if model == MODELS[-1] else ())
+    return WAYS + (TOO_LARGE if "Mistral" in model else ())
 
 
 def make_model(name: str, folder: Path, tokenizer: Path) -> None:
@@ -127,6 +128,7 @@ def waiting(home: Path) -> "subprocess.Popen[str]":
     """A process that has the large libraries and waits for its run. It leaves the GPU alone until
     then, whose memory is measured."""
     env = {**os.environ, "STUDIO_HOME": str(home), "STUDIO_WORKSPACE": str(home)}
+    fill_environment(env)
     return subprocess.Popen(
         [sys.executable, __file__, "--child"], env=env, stdin=subprocess.PIPE, text=True
     )
@@ -169,7 +171,7 @@ def child() -> None:
     sys.exit(worker.main(["train", path]))
 
 
-def figures(run: Run, warm: int, free: int) -> dict[str, Any]:
+def figures(run: Run, free: int) -> dict[str, Any]:
     """What the run planned and took; `free` was the GPU's memory before."""
     told = list(events.read(run.events))
     found: dict[str, Any] = {e["type"]: e for e in told if e["type"] in ("predicted", "measured")}
@@ -184,7 +186,6 @@ def figures(run: Run, warm: int, free: int) -> dict[str, Any]:
         "speeds": [p.get("tokens_per_second") for p in points],
         "tokens": [p["num_tokens"] for p in points],
         "losses": [round(p["loss"], 4) for p in points],
-        "warm": warm,
     }
     if started and told:
         found["to_training_s"] = round(started[0]["time"] - told[0]["time"], 1)
@@ -211,16 +212,15 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         for case in cases(name):
             process, began = later, time.monotonic()
             spec = spec_of(case, folder, data)
-            warm = WARM[spec.train.engine]
             run = RunStore(home / "runs").create(spec, "plan")
             if (name, case) != (chosen[-1], cases(chosen[-1])[-1]):
                 later = waiting(home)
             try:
-                process.communicate(f"{run.path}\t{warm + TIMED}\n", timeout=150)
+                process.communicate(f"{run.path}\t{1 + TIMED['gpu']}\n", timeout=150)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            row = {"model": name, "case": asdict(case), **figures(run, warm, free)}
+            row = {"model": name, "case": asdict(case), **figures(run, free)}
             row["versions"] = {n: version(n) for n in LIBRARIES}
             row["wall_s"] = round(time.monotonic() - began, 1)
             if "measured" not in row:
@@ -247,7 +247,7 @@ class Errors:
 
 def usual_s(row: dict[str, Any]) -> float:
     """Seconds of a step once all is compiled and recorded."""
-    return float(median(row["steps_s"][row["warm"] - 1 :]))
+    return float(median(row["steps_s"]))
 
 
 def errors(row: dict[str, Any]) -> Errors:
@@ -255,17 +255,16 @@ def errors(row: dict[str, Any]) -> Errors:
     steps = planned["raw_seconds"] / planned["steps"]
     usual = usual_s(row)
     factor = probed["memory"] / probed["raw_memory"]
-    # The two steps that a probe times, by their tokens as all others.
-    first = row["warm"] - 1
-    tokens = [b - a for a, b in pairwise(row["tokens"])]
-    timed = slice(first, first + TIMED)
-    each = sum(row["steps_s"][timed]) / sum(tokens[timed])
-    mean = sum(tokens[first:]) / len(tokens[first:])
+    # As a probe that ends after its steps sees them.
+    at = [0.0, *accumulate(row["steps_s"])]
+    points = [{"time": t, "num_tokens": n} for t, n in zip(at, row["tokens"], strict=True)]
+    tokens = row["tokens"][-1] / len(points)
+    probed_s = usual_step(points[: 1 + TIMED["gpu"]], tokens)
     return Errors(
         planned["raw_memory"] / taken["memory"] - 1,
         planned["raw_memory"] * factor / taken["memory"] - 1,
         steps / usual - 1,
-        each * mean / usual - 1,
+        probed_s / usual - 1,
     )
 
 

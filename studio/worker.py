@@ -42,6 +42,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
+    # Of rows of many lengths the allocator otherwise keeps half as much again as it uses.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     # nvidia-smi's order, so that GPU 0 is the one that the page shows.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "CUDA_VISIBLE_DEVICES": "0",

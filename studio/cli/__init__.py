@@ -107,7 +107,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "also batch N of the first epoch, 0 being the first, with its sha256",
     },
     "--gpu": {"metavar": "NAME", "help": "for this GPU, such as h100-80gb"},
-    "--probe": {"action": "store_true", "help": "run two real steps here and plan by them"},
+    "--probe": {"action": "store_true", "help": "run a few real steps here and plan by them"},
     "--format": {"choices": ("adapter", "merged"), "required": True},
     "--out": {"required": True, "help": "a new or empty folder"},
     "--write": {"metavar": "FILE", "help": "write them there, as Markdown"},

@@ -1,9 +1,10 @@
 """What a recipe will take, on this machine or on another GPU: the plan, what auto would choose, and
-a probe of two real steps that refines it."""
+a probe of a few real steps that refines it."""
 
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from studio.data import is_ready, open_data
@@ -28,9 +29,9 @@ from studio.spec import RunSpec, with_values
 _SAMPLE = 200
 # Where the rows are not here: a thousand of a thousand characters.
 _ASSUMED = Rows.of_characters(950, 50, [1000.0])
-# Steps of a probe before the clock starts, which warm up, compile and record; and those it times.
-WARM = {"plain": 1, "fast": 3}
-TIMED = 2
+# Steps that a probe times after the first, which warms up and compiles. On a GPU a step may record
+# its shape or ask for more memory, which those that follow need not.
+TIMED = {"cpu": 1, "gpu": 4}
 _PROBE: dict[str, Any] = {
     "train.logging_steps": 1,
     "train.lr_scheduler_type": "constant",
@@ -49,7 +50,7 @@ def plan_recipe(
     store: RunStore, settings: Settings, spec: RunSpec, gpu: str = "", probe: bool = False
 ) -> dict[str, Any]:
     """All that is known beforehand of a run of `spec`, as JSON takes it. `gpu` names a GPU, which
-    need not be here; `probe` runs two steps on this machine. Raises StudioError."""
+    need not be here; `probe` runs a few steps on this machine. Raises StudioError."""
     summary = planned(spec.model.name_or_path, settings, spec.model.revision)
     if not summary.parameters:
         raise StudioError(
@@ -135,33 +136,38 @@ def _chosen(choice: Choice) -> dict[str, Any]:
 def _probed(
     settings: Settings, spec: RunSpec, summary: Summary, here: Machine, rows: Rows
 ) -> tuple[dict[str, Any], Learned]:
-    """What two real steps took, once those before them have warmed up, and how far that is from
-    what was planned for them."""
-    warm = WARM[engine_of(spec, here, summary)]
-    state, told = _few_steps(
-        settings, with_values(spec, {**_PROBE, "train.max_steps": warm + TIMED})
-    )
-    points = [e for e in told if e["type"] == "log"][warm - 1 :]
+    """What a few real steps took, and how far that is from what was planned for them."""
+    count = 1 + TIMED["gpu" if on_gpu(spec, here) else "cpu"]
+    state, told = _few_steps(settings, with_values(spec, {**_PROBE, "train.max_steps": count}))
+    points = [e for e in told if e["type"] == "log"]
     measured = state.measured or {}
     if state.status != "finished" or not measured.get("raw_memory") or len(points) < 2:
         problem = state.problem or {"message": "The probe did not end well.", "hint": ""}
         raise StudioError(problem["message"], problem["hint"])
     memory = measured["memory"] / measured["raw_memory"]
-    count = len(points) - 1
-    tokens = max(1, points[-1]["num_tokens"] - points[0]["num_tokens"]) / count
-    seconds = (points[-1]["time"] - points[0]["time"]) / count
     before = plan(spec, summary, here, rows)
     assert before.times is not None
     usual = before.times.steps / max(1, before.steps)
     real = before.real * spec.train.gradient_accumulation_steps
-    time = seconds * real / tokens / usual if usual else 1.0
+    seconds = usual_step(points, real)
+    time = seconds / usual if usual else 1.0
     return {
         "memory": measured["memory"],
         "seconds_a_step": round(seconds, 3),
-        "tokens_a_step": round(tokens),
+        "tokens_a_step": round(real),
         "memory_factor": round(memory, 3),
         "time_factor": round(time, 3),
     }, Learned(memory, time, 1)
+
+
+def usual_step(points: list[events.Event], tokens: float) -> float:
+    """Seconds of a step with so many tokens, from the logs of some: the fastest, as far as it is
+    not so for having fewer tokens."""
+    each = [
+        (after["time"] - before["time"], after["num_tokens"] - before["num_tokens"])
+        for before, after in pairwise(points)
+    ]
+    return float(min(s * max(1.0, tokens / max(1, had)) for s, had in each))
 
 
 def _few_steps(settings: Settings, spec: RunSpec) -> tuple[RunState, list[events.Event]]:

@@ -1,7 +1,8 @@
 """Time of a run: flops and bytes against what the device reaches, and what the host costs.
 
-The shares are fitted to docs/performance.md and the figures that it was held against; what was
-measured in earlier runs here corrects them (`learned`).
+A GPU's shares and bytes are fitted to 31 runs of five shapes on an H100 and an H200, of which all
+but one are met within 14 % (docs/planner-gpu.md); what was measured in earlier runs here corrects
+them (`learned`).
 """
 
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from dataclasses import dataclass
 from studio.plan.gpus import kind_of
 from studio.plan.lengths import Rows, Shape
 from studio.plan.machine import Machine
-from studio.plan.memory import dtype_bytes, engine_of, on_gpu
+from studio.plan.memory import engine_of, on_gpu
 from studio.plan.shapes import widths
 from studio.plan.summary import Summary
 from studio.spec import RunSpec
 
-# The share of a large product's speed that a step reaches: Llama's shape on an H200.
-_SHARE = {"plain": 0.245, "fast": 0.69}
-_FOUR_BITS, _FLOAT8 = 0.95, 1.27  # of the speed in bfloat16, on the fast path
-# Seconds that the host takes to start a layer's pass: eager with peft's modules, or recorded.
-_HOST = {"plain": 2.5e-3, "fast": 1.5e-4}
+# The share of a large product's speed that a step's products reach; in float8, of bfloat16's.
+_SHARE = {"plain": 0.547, "fast": 0.936, "float8": 1.417}
+# The same of attention by a kernel that reads a mask.
+_MASKED_SHARE = 0.05
+# Bytes moved beside the products: on the fast path for each number that a layer hands on; on the
+# plain one for each score of the vocabulary, and for each token and layer with an adapter in
+# float32.
+_LAYER_BYTES, _SCORE_BYTES, _CAST_BYTES = 30.2, 700.0, 1.36e6
+# Seconds for a layer's pass beside that: the start of its kernels. In int8 the GPU waits for them.
+_STARTS, _STARTS_INT8 = {"plain": 2.46e-3, "fast": 2.2e-4}, 8.3e-3
 # Flops a second and core in float32, measured; what bfloat16 makes of it without instructions for
 # it, and quantized weights.
 _CORE = 5.5e10
@@ -81,16 +87,32 @@ def micro_batch(
             # Without a GPU's kernel the loss goes over its tiles again and again.
             tile = shape.usual * summary.vocab_size * _CPU_TILE / machine.cores
         return work / _cpu_speed(spec, machine) + starting + tile + _CPU_BATCH
-    kind = kind_of(machine.gpus[0].name)
-    share = _SHARE[engine]
+    return _on_gpu(spec, summary, machine, shape, work)
+
+
+def _on_gpu(spec: RunSpec, summary: Summary, machine: Machine, shape: Shape, work: float) -> float:
+    kind, train = kind_of(machine.gpus[0].name), spec.train
+    engine = engine_of(spec, machine, summary)
+    w = widths(summary.config or {}, summary.hidden_size)
+    layers = (2 + replayed_share(spec, summary.layers)) * summary.layers
+    passed = shape.usual * layers
+    starts = layers * _STARTS[engine]
     if engine == "fast":
-        four = spec.model.quantization in ("nf4", "fp4")
-        share *= _FLOAT8 if spec.fast.float8 else _FOUR_BITS if four else 1.0
-    passes = 2 + replayed_share(spec, summary.layers)
-    host = passes * summary.layers * _HOST[engine]
-    read = 2.5 if spec.model.quantization != "none" else dtype_bytes(spec, machine)
-    memory = passes * summary.linear_parameters * read / (kind.bandwidth * 1e9)
-    return max(work / (kind.flops * share), host, memory)
+        moved = passed * (w.inner + 2 * w.hidden + w.query + w.pair) * _LAYER_BYTES
+        share = _SHARE["float8" if spec.fast.float8 else "fast"]
+        return work / (kind.flops * share) + moved / (kind.bandwidth * 1e9) + starts
+    moved = shape.usual * summary.vocab_size * _SCORE_BYTES
+    if spec.model.quantization == "none":
+        moved += passed * _CAST_BYTES
+    width = train.max_length if train.packing else shape.usual / train.per_device_train_batch_size
+    masked = 4.0 * passed * width * w.query
+    found = (
+        work / (kind.flops * _SHARE["plain"])
+        + masked / (kind.flops * _MASKED_SHARE)
+        + moved / (kind.bandwidth * 1e9)
+        + starts
+    )
+    return max(found, layers * _STARTS_INT8) if spec.model.quantization == "int8" else found
 
 
 def _cpu_speed(spec: RunSpec, machine: Machine) -> float:

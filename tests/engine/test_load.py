@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from studio.engine.load import Hardware, load_model
+from studio.engine.load import Hardware, drop_kept_inputs, load_model
 from studio.engine.source import resolve
 from studio.engine.tokenizer import load_tokenizer
 from studio.errors import StudioError
@@ -156,3 +156,29 @@ def test_a_missing_padding_token_is_arranged_and_said(model: Path) -> None:
     edit(model / "tokenizer_config.json", lambda c: c.pop("eos_token"))
     with pytest.raises(StudioError, match="neither a padding nor an end token"):
         load_tokenizer(model, DataSection())
+
+
+def test_the_int8_product_keeps_nothing_of_a_frozen_weight_and_gives_the_same_gradient() -> None:
+    from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
+
+    def gradient() -> tuple[torch.Tensor, torch.Tensor, bool]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(6, 32, generator=generator, requires_grad=True)
+        weight = torch.randn(16, 32, generator=generator)
+        state = MatmulLtState()
+        state.threshold, state.has_fp16_weights = 6.0, False
+        y = MatMul8bitLt.apply(x * 1, weight, None, None, state)
+        keeps = y.grad_fn.tensors[2] is not None
+        y.square().sum().backward()
+        return y.detach(), x.grad, keeps
+
+    before = MatMul8bitLt.forward
+    y, expected, kept = gradient()
+    try:
+        for _ in range(2):
+            drop_kept_inputs()
+        again, found, still = gradient()
+    finally:
+        MatMul8bitLt.forward = staticmethod(before)
+    assert kept and not still
+    assert torch.equal(y, again) and torch.equal(expected, found)
