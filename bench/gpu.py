@@ -7,7 +7,7 @@ name it. With --write the table becomes docs/performance.md; --read makes it fro
 calls instead, a shape's rows always from one call.
 
     python bench/gpu.py --tokenizer FOLDER --data alpaca.json --peer FOLDER --out results.json
-    python bench/gpu.py --read results.json --write
+    python bench/gpu.py --read bench/gpu.json --write
 """
 
 import argparse
@@ -263,25 +263,32 @@ HEAD = (
 )
 
 
+def versions_of(found: list[dict[str, Any]]) -> str:
+    """The libraries that the rows ran with, and the peer's own."""
+    named: dict[str, str] = {}
+    for figures in found:
+        own = figures["versions"] if figures["lane"]["engine"] != "peer" else {}
+        named |= own | {k: v for k, v in figures["versions"].items() if k == "unsloth"}
+    return ", ".join(f"{name} {number}" for name, number in named.items())
+
+
 def page(found: list[dict[str, Any]], note: str) -> str:
     """docs/performance.md."""
     good = [figures for figures in found if "error" not in figures]
-    versions: dict[str, str] = {}
-    for figures in good:
-        own = figures["versions"] if figures["lane"]["engine"] != "peer" else {}
-        versions |= own | {k: v for k, v in figures["versions"].items() if k == "unsloth"}
-    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    parts = []
+    for device in dict.fromkeys(figures["device"] for figures in good):
+        rows = [figures for figures in good if figures["device"] == device]
+        table = "\n".join(line_of(figures, rows) for figures in rows)
+        parts.append(f"## {device}\n\n{versions_of(rows)}.\n\n{HEAD}{table}\n")
     return (
         "# Performance\n\n"
-        f"Written by `bench/gpu.py`. {good[0]['device']}; {named}.\n\n"
-        "Random weights of the shape, real text (alpaca), r = 16 on all linear layers, AdamW, "
-        "8,192 tokens a step in rows packed to 2,048 unless the row says otherwise; every step is "
-        "logged. Real tokens a second: the median of three windows of steps, which stand behind "
-        "it. Peak memory of the whole training by torch's allocator, allocated and reserved. "
-        "Unsloth runs with versions of transformers and trl of its own.\n\n"
-        + HEAD
-        + "\n".join(line_of(figures, found) for figures in found)
-        + "\n"
+        "Written by `bench/gpu.py`. Random weights of the shape, real text (alpaca), r = 16 on all "
+        "linear layers, AdamW, 8,192 tokens a step in rows packed to 2,048 unless the row says "
+        "otherwise; every step is logged. Real tokens a second: the median of three windows of "
+        "steps, which stand behind it. Peak memory of the whole training by torch's allocator, "
+        "allocated and reserved. Unsloth runs with versions of transformers and trl of its own. "
+        "Ratios are within one machine's run.\n\n"
+        + "\n".join(parts)
         + (f"\n{note}\n" if note else "")
     )
 

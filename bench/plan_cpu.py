@@ -4,7 +4,6 @@ Three shapes x two lengths x four ways (plain, with checkpointing, in nf4, the f
 run through the studio in a process of its own, with one thread. Memory is the process's peak
 while it trains; the libraries' share of it is constant, so the error of what moves with the
 settings is told apart. Time is corrected as the page does it, by the run before of the same kind.
-The GPU's table is made from recorded figures: nothing is measured on a GPU here.
 
     python bench/plan_cpu.py [--out docs/planner.md] [--only N]
 """
@@ -26,15 +25,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from studio import spec as specs
-from studio.plan.estimate import plan
-from studio.plan.gpus import with_gpu
-from studio.plan.lengths import Rows
-from studio.plan.machine import Machine
-from studio.plan.model import outline
 from studio.runs import Run, RunStore, events
-from studio.spec import RunSpec, with_overrides, with_values
+from studio.spec import RunSpec, with_values
 from tests.conftest import CHATML
-from tests.recorded import PACKED, RECORDED, SHAPES
 
 ROOT = Path(__file__).resolve().parent.parent
 _COMMON = {"vocab_size": 8192, "max_position_embeddings": 2048, "tie_word_embeddings": True}
@@ -238,34 +231,6 @@ def cpu_table(results: list[tuple[Case, dict[str, Any]]]) -> list[str]:
     ]
 
 
-def gpu_table() -> list[str]:
-    lines = [
-        "| GPU | shape | settings | planned GiB | recorded | error | planned tokens/s | recorded | "
-        "error |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    here = Machine(16, 128 * 2**30, 100 * 2**30, ())
-    for gpu, shape, overrides, gib, speed in RECORDED:
-        machine = with_gpu(here, gpu)
-        assert machine is not None
-        spec = with_overrides(specs.DEFAULTS, ["train.max_steps=10", *PACKED, *overrides])
-        summary = outline(shape, SHAPES[shape] or {})
-        found = plan(spec, summary, machine, Rows(10_000, 0, (110, 110, 110, 300), True))
-        assert found.parts is not None and found.times is not None
-        passes = spec.train.gradient_accumulation_steps
-        rate = found.real * passes * found.steps / found.times.steps
-        held = found.parts.allocated / 2**30
-        batch = f"{spec.train.per_device_train_batch_size} x {spec.train.max_length}"
-        words = [spec.model.quantization, "float8" if spec.fast.float8 else "", found.engine]
-        words += ["replay"] if spec.fast.replay or spec.train.activation_checkpointing else []
-        speeds = f"{rate:,.0f} | {speed:,.0f} | {rate / speed - 1:+.0%}" if speed else "| |"
-        lines.append(
-            f"| {gpu.upper()} | {shape} | {', '.join(filter(None, words))}, {batch} | {held:.2f} | "
-            f"{gib} | {held / gib - 1:+.1%} | {speeds} |"
-        )
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The planner beside measurements.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "planner.md")
@@ -304,16 +269,7 @@ def main() -> None:
         "",
         *cpu_table(results),
         "",
-        "## On a GPU, from figures recorded earlier",
-        "",
-        "No GPU was there when this was written. The formulas are held against what was recorded "
-        "on GPUs before: `docs/performance.md` (H200) and the figures that it was held against "
-        "(H100). The fast path's formula was fitted to three of these rows (llama in nf4 and bf16, "
-        "qwen in nf4), the plain path's share for autocast to the row without replay, and the "
-        "speeds to the same table: this says that they are consistent, not that a new shape "
-        "would be met as well. Of unpacked rows on a GPU nothing is claimed.",
-        "",
-        *gpu_table(),
+        "`bench/plan_gpu.py` does the same on a GPU: [planner-gpu.md](planner-gpu.md).",
         "",
     ]
     options.out.write_text("\n".join(text), encoding="utf-8")

@@ -3,11 +3,11 @@
 Three models' shapes with random weights, rows of alpaca: for each, nine ways to train, with and
 without quantization, checkpointing, packing and the fast path; and runs that are far too large, of
 which the plan must say so. Each is a run in a process of its own, as the page would start it. What
-was planned before, what two probed steps make of the plan, and what was measured become
+was planned before, what a probe of five steps makes of the plan, and what was measured become
 docs/planner-gpu.md; --read makes it from the raw figures of earlier calls.
 
     python bench/plan_gpu.py --tokenizer FOLDER --data alpaca.json --out plan.json
-    python bench/plan_gpu.py --read plan.json --write
+    python bench/plan_gpu.py --read bench/plan_gpu.json --write
 """
 
 import argparse
@@ -17,19 +17,24 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import accumulate, pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from studio import spec as specs
-from studio.jobs.plan import TIMED, usual_step
+from studio.jobs.plan import TIMED, memory_factor, usual_step
+from studio.plan.estimate import plan
+from studio.plan.gpus import with_gpu
 from studio.plan.known import known_config
-from studio.plan.machine import machine
+from studio.plan.lengths import Rows
+from studio.plan.machine import Machine
+from studio.plan.memory import parts
+from studio.plan.model import outline
 from studio.runs import Run, RunStore, events
 from studio.spec import with_values
 from studio.worker import fill_environment
@@ -40,6 +45,7 @@ MODELS = ("meta-llama/Llama-3.2-1B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen3-4B
 _PACKED = {"train.packing": True}
 _KEPT = {"train.activation_checkpointing": True}
 _PLAIN = {"train.engine": "plain"}
+_TAKEN = ("memory", "allocated", "context", "most_tokens")
 _NF4 = {"model.quantization": "nf4", "model.bnb_4bit_use_double_quant": True}
 _FAST = {"train.engine": "fast", **_PACKED}
 
@@ -68,14 +74,22 @@ WAYS = (
     Case("fast, nf4, rows of any length", 8, 512, {"train.engine": "fast", **_NF4}, 24),
 )
 TOO_LARGE = (
-    Case("bf16, packed", 24, 2048, {**_PLAIN, **_PACKED}, 3, fits=False),
-    Case("fast, bf16, packed", 24, 2048, _FAST, 3, fits=False),
+    Case("bf16, packed, too large", 24, 2048, {**_PLAIN, **_PACKED}, 3, fits=False),
+    Case("fast, bf16, packed, too large", 24, 2048, _FAST, 3, fits=False),
 )
 
 
 def cases(model: str) -> tuple[Case, ...]:
     """The ways, and for the largest model those that don't fit."""
     return WAYS + (TOO_LARGE if "Mistral" in model else ())
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The model's sizes, but for the context, and for the vocabulary where the text's tokenizer has
+    more tokens than the model's own."""
+    told = known_config(name) or {}
+    told["vocab_size"] = max(told["vocab_size"], 49_152)
+    return {**told, "max_position_embeddings": 8192}
 
 
 def make_model(name: str, folder: Path, tokenizer: Path) -> None:
@@ -90,10 +104,7 @@ def make_model(name: str, folder: Path, tokenizer: Path) -> None:
         "    model = AutoModelForCausalLM.from_config(config)\n"
         "model.save_pretrained(sys.argv[2])\n"
     )
-    told = {**(known_config(name) or {}), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-    # The text's tokenizer has more tokens than Mistral's own.
-    told["vocab_size"] = max(told["vocab_size"], 49_152)
-    told["max_position_embeddings"] = min(told["max_position_embeddings"], 8192)
+    told = {**config_of(name), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     subprocess.run([sys.executable, "-c", code, json.dumps(told), str(folder)], check=True)
     for file in tokenizer.iterdir():
         shutil.copy(file, folder)
@@ -146,8 +157,6 @@ def child() -> None:
     from studio.engine import gauges, train
 
     class Watched(gauges.Gauges):
-        plan: Any = None
-
         def measured(self) -> dict[str, Any]:
             allocated, context = torch.cuda.max_memory_allocated(), self._memory._context
             return {**super().measured(), "allocated": allocated, "context": context}
@@ -155,64 +164,50 @@ def child() -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             super().on_step_end(args, state, control, **kwargs)
             if state.global_step == int(after):
-                told = self.plan.beside(self.measured())
+                taken = self.measured()
+                told = {name: taken[name] for name in _TAKEN}
                 (Path(path) / "probed.json").write_text(json.dumps(told))
 
-    def forecast(*given: Any) -> Any:
-        Watched.plan = planned(*given)
-        return Watched.plan
-
-    planned = vars(train)["forecast"]
-    for name, made in {"Gauges": Watched, "forecast": forecast}.items():
-        setattr(train, name, made)
+    vars(train)["Gauges"] = Watched
     log = os.open(Path(path) / "log.txt", os.O_WRONLY | os.O_CREAT)
     for number in (1, 2):
         os.dup2(log, number)
     sys.exit(worker.main(["train", path]))
 
 
-def figures(run: Run, free: int) -> dict[str, Any]:
-    """What the run planned and took; `free` was the GPU's memory before."""
+def figures(run: Run) -> dict[str, Any]:
+    """What the run took."""
     told = list(events.read(run.events))
-    found: dict[str, Any] = {e["type"]: e for e in told if e["type"] in ("predicted", "measured")}
     points = [e for e in told if e["type"] == "log"]
-    started = [e for e in told if e["type"] == "start"]
-    found |= {
-        "device": started[0]["device"] if started else "",
-        "engine": started[0]["engine"] if started else "",
-        "notes": [e["text"] for e in told if e["type"] == "note"],
-        "end": next((e for e in reversed(told) if e["type"] == "end"), {}),
-        "steps_s": [round(b["time"] - a["time"], 4) for a, b in pairwise(points)],
-        "speeds": [p.get("tokens_per_second") for p in points],
-        "tokens": [p["num_tokens"] for p in points],
-        "losses": [round(p["loss"], 4) for p in points],
-    }
-    if started and told:
-        found["to_training_s"] = round(started[0]["time"] - told[0]["time"], 1)
-        found["to_first_step_s"] = round(points[0]["time"] - told[0]["time"], 1) if points else None
-    found["said_fits"] = found.get("predicted", {}).get("raw_memory", 0) < free
+    taken = next((e for e in told if e["type"] == "measured"), {})
     probed = run.path / "probed.json"
-    if probed.exists():
-        found["probed"] = json.loads(probed.read_text())
-    return found
+    return {
+        "device": next((e["device"].split(",")[0] for e in told if e["type"] == "start"), ""),
+        "end": next((e for e in reversed(told) if e["type"] == "end"), {}),
+        "notes": [e["text"] for e in told if e["type"] == "note"],
+        "steps_s": [round(b["time"] - a["time"], 4) for a, b in pairwise(points)],
+        "tokens": [p["num_tokens"] for p in points],
+        "to_first_step_s": round(points[0]["time"] - told[0]["time"], 1) if points else None,
+        **{name: taken[name] for name in _TAKEN if taken},
+        "probed": json.loads(probed.read_text()) if probed.exists() else {},
+    }
 
 
-def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+def run_all(options: argparse.Namespace) -> None:
     """Every case of every model, written down as it comes."""
-    home, found = options.work, []
+    home, found = options.work, list[dict[str, Any]]()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRITON_CACHE_DIR": str(home / "triton")}
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(home / "inductor")
     data = Path(shutil.copy(options.data, home))
+    lengths = lengths_of(data, options.tokenizer)
     chosen = [m for m in MODELS if not options.only or options.only in m]
-    free = machine().free
     later = waiting(home)
     for name in chosen:
         folder = home / name.rpartition("/")[2]
         make_model(name, folder, options.tokenizer)
         for case in cases(name):
             process, began = later, time.monotonic()
-            spec = spec_of(case, folder, data)
-            run = RunStore(home / "runs").create(spec, "plan")
+            run = RunStore(home / "runs").create(spec_of(case, folder, data), "plan")
             if (name, case) != (chosen[-1], cases(chosen[-1])[-1]):
                 later = waiting(home)
             try:
@@ -220,77 +215,127 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            row = {"model": name, "case": asdict(case), **figures(run, free)}
-            row["versions"] = {n: version(n) for n in LIBRARIES}
-            row["wall_s"] = round(time.monotonic() - began, 1)
-            if "measured" not in row:
-                row["log"] = run.log.read_text(errors="replace")[-2500:] if run.log.exists() else ""
+            row = {"model": name, "words": case.words, **figures(run)}
+            row |= {"growing": True, "versions": {n: version(n) for n in LIBRARIES}}
             found.append(row)
-            options.out.write_text(json.dumps(found), encoding="utf-8")
-            print(line_of(row), row["wall_s"], flush=True)
-            if "measured" not in row and case.fits:
-                print(row["end"], row["log"], file=sys.stderr, flush=True)
+            options.out.write_text(json.dumps({"lengths": lengths, "runs": found}), "utf-8")
+            print(line_of(Held(row, lengths)), round(time.monotonic() - began), "s", flush=True)
+            if "memory" not in row and case.fits:
+                print(row["end"], run.read_log()[-2500:], file=sys.stderr, flush=True)
         shutil.rmtree(folder)
+
+
+def lengths_of(data: Path, tokenizer: Path) -> list[int]:
+    """Tokens of each row, as the studio renders it."""
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(tokenizer)
+    found = []
+    for row in json.loads(data.read_text(encoding="utf-8")):
+        asked = "\n\n".join(filter(None, (row["instruction"], row.get("input"))))
+        turns = [("user", asked), ("assistant", row["output"])]
+        text = made.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns], tokenize=False
+        )
+        found.append(len(made(text)["input_ids"]))
     return found
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Of a run: how far memory and time of a step were off, planned over measured less one; and
-    after its probe."""
+class Held:
+    """A run beside its plan, which is made anew from the formulas as they are now. Errors are
+    planned over measured, less one."""
 
-    memory: float
-    probed_memory: float
-    time: float
-    probed_time: float
+    def __init__(self, row: dict[str, Any], lengths: list[int]) -> None:
+        self.row = row
+        self.case = next(c for c in cases(row["model"]) if c.words == row["words"])
+        config = config_of(row["model"])
+        self.summary = outline(row["model"], config)
+        self.spec = spec_of(self.case, Path("model"), Path("rows.json"))
+        self.rows = Rows(len(lengths), 0, tuple(lengths), True)
+        here = Machine(16, 128 * 2**30, 100 * 2**30, ())
+        self.machine = with_gpu(here, row["device"] or "H100 80GB HBM3") or here
+        self.plan = plan(self.spec, self.summary, self.machine, self.rows)
+        assert self.plan.parts is not None and self.plan.times is not None
+        self.parts = self.plan.parts
+        self.planned_s = self.plan.times.steps / self.plan.steps
+
+    @property
+    def ran(self) -> bool:
+        """Whether it came to its end."""
+        return "memory" in self.row
+
+    @property
+    def measured_s(self) -> float:
+        """A usual step: the median of those in which nothing was compiled or recorded."""
+        most = 1.5 * median_low(self.row["steps_s"])
+        return float(median(s for s in self.row["steps_s"] if s <= most))
+
+    def allocated(self) -> float:
+        """The error of what torch calls its peak."""
+        return self.parts.allocated / float(self.row["allocated"]) - 1
+
+    def memory(self) -> float:
+        """The error of all that the process took of the GPU."""
+        return self.parts.total / float(self.row["memory"]) - 1
+
+    def probed_memory(self) -> float:
+        """The same after a probe."""
+        probed = self.row["probed"]
+        at = parts(self.spec, self.summary, self.machine, probed["most_tokens"])
+        factor = memory_factor(self.spec, self.plan.engine, probed["memory"] / at.total)
+        return factor * self.parts.total / float(self.row["memory"]) - 1
+
+    def time(self) -> float:
+        """The error of a step's time."""
+        return self.planned_s / self.measured_s - 1
+
+    def probed_time(self) -> float:
+        """The same after a probe, which ends after its steps."""
+        at = [0.0, *accumulate(self.row["steps_s"])]
+        points = [{"time": t, "num_tokens": n} for t, n in zip(at, self.row["tokens"], strict=True)]
+        tokens = self.row["tokens"][-1] / len(points)
+        return usual_step(points[: 1 + TIMED["gpu"]], tokens) / self.measured_s - 1
 
 
-def usual_s(row: dict[str, Any]) -> float:
-    """Seconds of a step once all is compiled and recorded."""
-    return float(median(row["steps_s"]))
+def recorded(path: Path) -> list[Held]:
+    """The runs of a file of raw figures."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return [Held(row, told["lengths"]) for row in told["runs"]]
 
 
-def errors(row: dict[str, Any]) -> Errors:
-    planned, taken, probed = row["predicted"], row["measured"], row["probed"]
-    steps = planned["raw_seconds"] / planned["steps"]
-    usual = usual_s(row)
-    factor = probed["memory"] / probed["raw_memory"]
-    # As a probe that ends after its steps sees them.
-    at = [0.0, *accumulate(row["steps_s"])]
-    points = [{"time": t, "num_tokens": n} for t, n in zip(at, row["tokens"], strict=True)]
-    tokens = row["tokens"][-1] / len(points)
-    probed_s = usual_step(points[: 1 + TIMED["gpu"]], tokens)
-    return Errors(
-        planned["raw_memory"] / taken["memory"] - 1,
-        planned["raw_memory"] * factor / taken["memory"] - 1,
-        steps / usual - 1,
-        probed_s / usual - 1,
-    )
+def too_large(like: Held) -> list[Held]:
+    """Runs beside no measurement, which the plan must say don't fit."""
+    row = {**like.row, "model": next(m for m in MODELS if "Mistral" in m)}
+    return [Held({**row, "words": case.words}, list(like.rows.lengths)) for case in TOO_LARGE]
 
 
-def line_of(row: dict[str, Any]) -> str:
+def line_of(held: Held) -> str:
     """A row of the table, in Markdown."""
-    case = row["case"]
-    batch = f"{case['batch']} x {case['length']}"
-    head = f"| {row['model'].rpartition('/')[2]} | {batch} | {case['words']} |"
-    gib = 2**30
-    planned = row.get("predicted", {})
-    if "measured" not in row or "probed" not in row:
+    row, gib = held.row, 2**30
+    head = (
+        f"| {row['model'].rpartition('/')[2]} | {held.case.batch} x {held.case.length} | "
+        f"{row['words']} | {held.parts.allocated / gib:.2f} |"
+    )
+    if not held.ran:
         what = "out of memory" if "memory" in str(row["end"]).lower() else "failed"
-        return f"{head} {planned.get('raw_memory', 0) / gib:.2f} | {what} | | | | | | |"
-    taken, off = row["measured"], errors(row)
+        return f"{head} {what} | | {held.parts.total / gib:.2f} | | | | | | | |"
+    whole = "| | | |"
+    if row["growing"]:
+        whole = (
+            f"| {held.parts.total / gib:.2f} | {row['memory'] / gib:.2f} | {held.memory():+.1%} | "
+            f"{held.probed_memory():+.1%} |"
+        )
     return (
-        f"{head} {planned['raw_memory'] / gib:.2f} | {taken['memory'] / gib:.2f} | "
-        f"{off.memory:+.1%} | {off.probed_memory:+.1%} | "
-        f"{planned['raw_seconds'] / planned['steps']:.3f} | {usual_s(row):.3f} | "
-        f"{off.time:+.0%} | {off.probed_time:+.0%} |"
+        f"{head} {row['allocated'] / gib:.2f} | {held.allocated():+.1%} {whole} "
+        f"{held.planned_s:.3f} | {held.measured_s:.3f} | {held.time():+.0%} | "
+        f"{held.probed_time():+.0%} |"
     )
 
 
 HEAD = (
-    "| model | micro-batch | settings | planned GiB | measured | error | after the probe | "
-    "planned s/step | measured | error | after the probe |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    "| model | micro-batch | settings | allocated GiB, planned | measured | error | all GiB, "
+    "planned | measured | error | after the probe | s/step, planned | measured | error | after the "
+    "probe |\n" + "| --- " * 14 + "|\n"
 )
 
 
@@ -302,30 +347,32 @@ def spread(found: list[float], most: float) -> str:
     )
 
 
-def page(found: list[dict[str, Any]], note: str) -> str:
+def page(held: list[Held], note: str) -> str:
     """docs/planner-gpu.md."""
-    good = [row for row in found if "measured" in row and "probed" in row]
-    large = [row for row in found if not row["case"]["fits"]]
-    off = [errors(row) for row in good]
-    libraries = next(row["versions"] for row in found)
+    good = [h for h in held if h.ran]
+    whole = [h for h in good if h.row["growing"]]
+    large = [h for h in held if not h.case.fits]
+    libraries = ", ".join(f"{name} {number}" for name, number in held[0].row["versions"].items())
+    said = (
+        f"Of {len(large)} that are too large the plan says so of "
+        f"{sum(not h.plan.fits for h in large)}.\n"
+    )
     return (
         "# The planner on a GPU, held against measurements\n\n"
-        f"Written by `bench/plan_gpu.py`. {good[0]['device']}; "
-        + ", ".join(f"{name} {number}" for name, number in libraries.items())
-        + ".\n\nRandom weights of the shapes, rows of alpaca, r = 16 on "
-        "all linear layers, AdamW. Memory is what the process takes of the GPU at its peak: what "
-        "torch's allocator has reserved, and the context. Planned is by the formulas alone; after "
-        "the probe, corrected by what the run's first steps took. A step's time is the median once "
-        "all is compiled.\n\n"
+        f"Written by `bench/plan_gpu.py`. {good[0].row['device']}; {libraries}.\n\n"
+        f"{len(good)} runs of the studio: random weights of the shapes, rows of alpaca, r = 16 on "
+        "all linear layers, AdamW. Planned is by the formulas alone. Allocated is what torch calls "
+        "its peak; all is what the process takes of the GPU: what the allocator has reserved, and "
+        "the context. After the probe: corrected by what the run's first five steps took. A step's "
+        "time is the median of those in which nothing was compiled or recorded.\n\n"
         + HEAD
-        + "\n".join(line_of(row) for row in found)
-        + f"\n\nMemory before the run: {spread([e.memory for e in off], 0.10)}. "
-        f"After the probe: {spread([e.probed_memory for e in off], 0.05)}.\n"
-        f"Time before the run: {spread([e.time for e in off], 0.15)}. "
-        f"After the probe: {spread([e.probed_time for e in off], 0.15)}.\n"
-        f"Of {len(large)} that are too large, the plan said so of "
-        f"{sum(not row['said_fits'] for row in large)}; of the {len(good)} that ran, the plan said "
-        f"of {sum(row['said_fits'] for row in good)} that they fit.\n"
+        + "\n".join(map(line_of, held))
+        + f"\n\nAllocated, before the run: {spread([h.allocated() for h in good], 0.10)}.\n"
+        f"All, before the run: {spread([h.memory() for h in whole], 0.10)}. "
+        f"After the probe: {spread([h.probed_memory() for h in whole], 0.05)}.\n"
+        f"Time, before the run: {spread([h.time() for h in good], 0.15)}. "
+        f"After the probe: {spread([h.probed_time() for h in good], 0.15)}.\n"
+        + (said if large else "")
         + (f"\n{note}\n" if note else "")
     )
 
@@ -339,7 +386,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--work", type=Path, default=Path("gpu-bench"), help="for the weights")
     parser.add_argument("--out", type=Path, default=Path("plan-gpu.json"), help="raw figures")
-    parser.add_argument("--read", type=Path, nargs="+", help="raw figures of earlier calls")
+    parser.add_argument("--read", type=Path, help="raw figures of an earlier call")
     parser.add_argument("--write", action="store_true", help="write docs/planner-gpu.md")
     parser.add_argument("--note", default="", help="a paragraph below the table")
     options = parser.parse_args()
@@ -350,13 +397,14 @@ def main() -> None:
         setattr(options, name, value.resolve() if value else None)
     print(HEAD, end="", flush=True)
     if options.read:
-        found = [row for path in options.read for row in json.loads(path.read_text("utf-8"))]
-        print("\n".join(line_of(row) for row in found))
+        held = recorded(options.read)
+        print("\n".join(map(line_of, held)))
     else:
         options.work.mkdir(parents=True, exist_ok=True)
-        found = run_all(options)
+        run_all(options)
+        held = recorded(options.out)
     if options.write:
-        (ROOT / "docs" / "planner-gpu.md").write_text(page(found, options.note), "utf-8")
+        (ROOT / "docs" / "planner-gpu.md").write_text(page(held, options.note), "utf-8")
 
 
 if __name__ == "__main__":

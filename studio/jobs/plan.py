@@ -144,7 +144,8 @@ def _probed(
     if state.status != "finished" or not measured.get("raw_memory") or len(points) < 2:
         problem = state.problem or {"message": "The probe did not end well.", "hint": ""}
         raise StudioError(problem["message"], problem["hint"])
-    memory = measured["memory"] / measured["raw_memory"]
+    engine = engine_of(spec, here, summary)
+    memory = memory_factor(spec, engine, measured["memory"] / measured["raw_memory"])
     before = plan(spec, summary, here, rows)
     assert before.times is not None
     usual = before.times.steps / max(1, before.steps)
@@ -158,6 +159,12 @@ def _probed(
         "memory_factor": round(memory, 3),
         "time_factor": round(time, 3),
     }, Learned(memory, time, 1)
+
+
+def memory_factor(spec: RunSpec, engine: str, measured: float) -> float:
+    """What a probe says of the plan's memory. Of rows that make a shape of their own each time it
+    has seen but few, and what all will take together is better known to the formulas."""
+    return max(1.0, measured) if engine == "fast" and not spec.train.packing else measured
 
 
 def usual_step(points: list[events.Event], tokens: float) -> float:

@@ -260,5 +260,5 @@ def _fragmentation(spec: RunSpec, made: Parts, fast: bool, gpu: bool) -> float:
     if not gpu:
         return 0.05 * (made.activations + made.logits)
     if fast and not spec.train.packing:
-        return 0.8 * made.activations
+        return made.activations
     return (0.025 if fast else 0.04) * made.allocated
