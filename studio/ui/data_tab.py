@@ -225,26 +225,18 @@ class DataTab:
         with its inputs and outputs."""
         settings, form = context.settings, context.form
 
-        def see(values: Values) -> Iterator[Updates]:
+        def turned(values: Values) -> Iterator[Updates]:
             spec = lenient(form.tree(values))
             number = min(max(1, int(values[self.row] or 1)), 10**12)
             for seen in rows.seen(settings, spec, number):
                 yield {self.seen: seen}
             yield {self.page: rows.page_start(number)}
-            for lengths in rows.lengths(settings, spec):
+
+        def see(values: Values) -> Iterator[Updates]:
+            yield from turned(values)
+            # Of all rows, so that another row changes nothing.
+            for lengths in rows.lengths(settings, lenient(form.tree(values))):
                 yield {self.lengths: lengths}
-
-        def go(text: str, search: float) -> Updates:
-            number = _number(text)
-            if number:
-                return {self.row: number, self.found: ""}
-            # The form is sent for a search alone: it is large.
-            return {self.search: int(search or 0) + 1} if (text or "").strip() else gr.skip()
-
-        def find(values: Values) -> Iterator[Updates]:
-            spec, text = lenient(form.tree(values)), str(values[self.goto] or "").strip()
-            for number, words in rows.find(settings, spec, text, int(values[self.row] or 1)):
-                yield {self.found: words, **({self.row: number} if number else {})}
 
         def show(values: Values) -> Iterator[str]:
             number = max(1, int(values[self.batch_number] or 1))
@@ -253,18 +245,8 @@ class DataTab:
         inputs = context.fields | {self.row}
         outputs = [self.seen, self.page, self.lengths]
         context.tab["Data"].select(see, inputs, outputs, **_MANY)
-        self.turned.change(see, inputs, outputs, **_LAST, **_MANY)
-        self.back.click(lambda n: max(1, int(n or 1) - 1), self.row, self.row, **QUIET)
-        self.forth.click(lambda n: int(n or 0) + 1, self.row, self.row, **QUIET)
-        given = [self.goto, self.search]
-        self.goto.submit(go, given, [self.row, self.found, self.search], **QUIET)
-        self.search.change(find, inputs | {self.goto}, [self.row, self.found], **_MANY)
-        self.any.click(
-            lambda values: rows.any_row(settings, lenient(form.tree(values)), random.random()),
-            context.fields,
-            self.row,
-            **QUIET,
-        )
+        self.turned.change(turned, inputs, outputs[:2], **_LAST, **_MANY)
+        self._wire_moves(context, inputs)
         self.table.select(_row_of, self.row, self.row, **QUIET)
         # Other data may have fewer rows than the number that was looked at.
         form.components["data.path"].change(lambda: 1, None, self.row, **QUIET)
@@ -273,6 +255,42 @@ class DataTab:
         made_of = [c.change for k, c in form.components.items() if k.startswith(_BATCH)]
         gr.on(made_of, lambda: "", None, self.batch, **_LAST, **QUIET)
         return see, inputs, outputs
+
+    def _wire_moves(self, context: Context, inputs: set[Any]) -> None:
+        """The ways to another row."""
+        settings, form = context.settings, context.form
+
+        def to(values: Values, number: int) -> Updates:
+            # The row comes with its number: what else there is to say of it takes two more events.
+            now = rows.at_once(settings, lenient(form.tree(values)), number)
+            return {self.row: number, self.seen: now}
+
+        def go(values: Values) -> Any:
+            text = values[self.goto] or ""
+            if number := _number(text):
+                return {**to(values, number), self.found: ""}
+            again = int(values[self.search] or 0) + 1
+            return {self.search: again} if text.strip() else gr.skip()
+
+        def step(by: int) -> Any:
+            return lambda values: to(values, max(1, int(values[self.row] or 1 - (by > 0)) + by))
+
+        def chance(values: Values) -> Updates:
+            spec = lenient(form.tree(values))
+            return to(values, rows.any_row(settings, spec, random.random()))
+
+        def find(values: Values) -> Iterator[Updates]:
+            spec, text = lenient(form.tree(values)), str(values[self.goto] or "").strip()
+            for number, words in rows.find(settings, spec, text, int(values[self.row] or 1)):
+                yield {self.found: words, **({self.row: number} if number else {})}
+
+        shown = [self.row, self.seen]
+        self.back.click(step(-1), inputs, shown, **FORM)
+        self.forth.click(step(1), inputs, shown, **FORM)
+        given = inputs | {self.goto, self.search}
+        self.goto.submit(go, given, [*shown, self.found, self.search], **FORM)
+        self.search.change(find, inputs | {self.goto}, [self.row, self.found], **_MANY)
+        self.any.click(chance, context.fields, shown, **FORM)
 
     def _wire_audit(self, context: Context, looked: list[Any]) -> None:
         settings, form = context.settings, context.form

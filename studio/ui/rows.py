@@ -189,11 +189,10 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
         model_folder(settings, spec)
         data = opened(settings, spec)
         if data is not None:
-            if number > data.total:
-                words = f"There is no row {number:,}; the last is {data.total:,}."
-                yield html.card("Row", html.soft(words))
-                return
             chat = _at_once(data, number)
+            if number > data.total:
+                yield chat
+                return
         for reply in jobs.preview(settings, spec, number - 1, 1, _TOKENS):
             if not reply.get("done"):
                 stage = html.wait(str(reply.get("stage", "")))
@@ -204,8 +203,20 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
         yield chat + html.card("As the model sees it", html.problem(error))
 
 
+def at_once(settings: Settings, spec: RunSpec, number: int) -> str:
+    """What can be said of row `number` (from 1) in the moment that it is asked for."""
+    try:
+        data = opened(settings, spec)
+        return html.wait("reading the rows") if data is None else _at_once(data, number)
+    except StudioError as error:
+        return html.problem(error)
+
+
 def _at_once(data: Data, number: int) -> str:
     """The row as a chat, before any tokenizer is there."""
+    if number > data.total:
+        words = f"There is no row {number:,}; the last is {data.total:,}."
+        return html.card("Row", html.soft(words))
     (row,) = data.raw(number - 1, 1)
     try:
         said, wrong = data.example(row).messages, ""
