@@ -30,12 +30,12 @@ def store_of(settings: Settings) -> RunStore:
 
 def line_of(state: RunState) -> str:
     """A run's state in a line."""
+    held = f"  evaluation loss {state.eval_loss:.4f}" if state.eval_loss is not None else ""
     if state.status == "running" and state.step:
-        line = f"step {state.step} of {state.max_steps}"
-        line += f"  loss {state.loss:.4f}" if state.loss is not None else ""
-        return line + (
-            f"  evaluation loss {state.eval_loss:.4f}" if state.eval_loss is not None else ""
-        )
+        loss = f"  loss {state.loss:.4f}" if state.loss is not None else ""
+        return f"step {state.step} of {state.max_steps}{loss}{held}"
+    if state.status == "finished":
+        return state.status + held
     return jobs.words(state) if state.status in ("created", "starting", "running") else state.status
 
 

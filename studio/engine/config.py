@@ -69,6 +69,8 @@ def trainer_config(spec: RunSpec, run: Run, where: Hardware, *, evaluate: bool) 
         logging_nan_inf_filter=False,
         # Early stopping goes on counting where it was.
         restore_callback_states_from_checkpoint=True,
+        # Trackio's; the others read theirs from the environment.
+        project="atelier",
         disable_tqdm=True,
     )
 
