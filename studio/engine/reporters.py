@@ -10,7 +10,6 @@ def prepare_reporters(run: Run) -> None:
     os.environ |= {
         "TENSORBOARD_LOGGING_DIR": str(run.path / "tensorboard"),
         "TRACKIO_DIR": str(run.path / "trackio"),
-        "TRACKIO_PROJECT": "atelier",
         "WANDB_DIR": str(run.path),
         "WANDB_PROJECT": "atelier",
         "WANDB_NAME": run.id,
