@@ -6,11 +6,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from studio.errors import StudioError
 from studio.settings import PROJECT, Settings
+
+_STEPS_BACK = 15
+_starter: ThreadPoolExecutor | None = None
 
 
 def spawn(
@@ -30,7 +35,7 @@ def spawn(
         "PYTHONUNBUFFERED": "1",
     }
     with log.open("ab") as out:
-        process = subprocess.Popen(
+        process = _started(
             [sys.executable, "-m", "studio.worker", *args],
             cwd=PROJECT,
             env=env,
@@ -43,6 +48,25 @@ def spawn(
     # Somebody must collect the exit code, or the ended worker stays in the table as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
     return process
+
+
+def _started(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, text=False, **options)
+
+    return start() if _starter is None else _starter.submit(start).result()
+
+
+def give_way() -> None:
+    """Has this thread and those that it starts leave the cores to what `spawn` starts: where both
+    want them, that gets nearly all. A run's threads wait for each other, so that one that is held
+    up for a request holds up all of them."""
+    global _starter
+    if _starter is None and hasattr(os, "nice"):
+        _starter = ThreadPoolExecutor(1, "spawn")
+        # The thread is there before we step back, so that what it starts does not.
+        _starter.submit(lambda: None).result()
+        os.nice(_STEPS_BACK)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ wired to what follows from it.
 """
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -24,6 +26,7 @@ from studio.ui.model_tab import ModelTab
 from studio.ui.runs_tab import RunsTab
 from studio.ui.tune_tab import TuneTab
 
+_SAME_S = 5.0
 TABS = ("Model", "Data", "Tune", "Runs", "Chat", "Export")
 
 
@@ -93,6 +96,24 @@ def _opener(tab: str) -> Any:
     return lambda: gr.Tabs(selected=tab)
 
 
+class _Same:
+    """What a page opens with, for all who come within some seconds while the runs stay as they are:
+    pages that only look come often."""
+
+    def __init__(self, context: Context, make: Callable[[], Updates]) -> None:
+        self._store, self._make = context.store, make
+        self._known: tuple[Any, float, Updates] = (None, 0.0, {})
+
+    def __call__(self) -> Updates:
+        active, now = self._store.active(), time.monotonic()
+        key = [run.id for run in self._store.list()], active and active.id
+        known, at, page = self._known
+        if key != known or now - at > _SAME_S:
+            page = self._make()
+            self._known = key, now, page
+        return dict(page)
+
+
 def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab) -> None:
     """Every change of a field moves what follows from it; a reload brings the form back."""
     form, recipe = context.form, context.recipe
@@ -125,7 +146,9 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
 
     def look(values: Values) -> Any:
         kept = values[draft] or {}
-        return {left: json.dumps(kept)} if kept.get("tree") else open_with({})
+        return {left: json.dumps(kept)} if kept.get("tree") else fresh()
+
+    fresh = _Same(context, lambda: open_with({}))
 
     def fill(values: Values) -> Updates:
         kept = json.loads(values[left])

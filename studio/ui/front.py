@@ -1,13 +1,20 @@
 """The page itself, made once: it is the same for everybody, and takes Gradio longer to write than
-most of what follows."""
+most of what follows. And what else Gradio does for each page, or all the time, that none of ours
+needs: on a laptop the server shares its cores with the run."""
 
 import gzip
+from copy import copy
+from typing import Any
 
+from gradio import Blocks, State
+from gradio.state_holder import SessionState, StateHolder
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MOST_KEPT = 16
+# Seconds between two looks for waiting events; Gradio's is a thousandth.
+_LOOK_S = 0.02
 
 
 class Front:
@@ -59,3 +66,40 @@ class Front:
         await self._app(scope, receive, keep)
         sent.pop("content-length", None)
         return status, sent, bytes(body)
+
+
+class _Session(SessionState):
+    """Gradio's, but without a copy of the whole page's configuration, kept up to date with each
+    value that comes and goes, which only its deep links read: half of what a page costs."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks_config = copy(blocks.default_config)
+        self.config_values: dict[int, Any] = {}
+        self.state_data: dict[int, Any] = {}
+        self._state_ttl: dict[int, Any] = {}
+        self.is_closed = False
+        self.STATE_TTL_WHEN_CLOSED = 3600
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        if isinstance(self.blocks_config.blocks.get(key), State):
+            super().__setitem__(key, value)
+            self.config_values.clear()
+        else:
+            self.blocks_config.blocks[key] = value
+
+    def _update_config(self, key: int) -> None: ...
+
+    def _update_value_in_config(self, key: int, value: Any) -> None: ...
+
+
+class _Sessions(StateHolder):
+    def __getitem__(self, session_id: str) -> SessionState:
+        if session_id not in self.session_data:
+            self.session_data[session_id] = _Session(self.blocks)
+        return super().__getitem__(session_id)
+
+
+def lighten(demo: Blocks) -> None:
+    """Takes from a launched page's server what only costs."""
+    demo.app.state_holder.__class__ = _Sessions
+    demo._queue.sleep_when_free = _LOOK_S

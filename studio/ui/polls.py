@@ -20,6 +20,9 @@ PREFIX = "/poll/"
 # Of many viewers who ask the same within this time, one is answered anew.
 _SAME_S = 0.25
 _MOST_KEPT = 500
+# Polls a second that a run does not feel; seconds over which they are counted; and no page waits
+# longer than so many times as long as alone.
+_EASY, _LOOK_S, _MOST_CROWDED = 20.0, 3.0, 10.0
 _LONGEST = 4096
 
 
@@ -30,6 +33,7 @@ class Polls:
         self._app = app
         self._functions = functions
         self._answers: dict[tuple[str, bytes], tuple[float, bytes]] = {}
+        self._crowded, self._since, self._asked = 1.0, time.monotonic(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not str(scope["path"]).startswith(PREFIX):
@@ -39,9 +43,20 @@ class Polls:
         if name not in self._functions or len(query) > _LONGEST or scope["method"] != "GET":
             await Response(status_code=404)(scope, receive, send)
             return
-        headers = {"Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store", "X-Crowd": f"{self._crowd():.2f}"}
         response = Response(await self._answer(name, query), 200, headers, "application/json")
         await response(scope, receive, send)
+
+    def _crowd(self) -> float:
+        """How many times as long as alone a page should wait between two polls, so that all pages
+        together ask no more often than is easy."""
+        now = time.monotonic()
+        self._asked += 1
+        if now - self._since >= _LOOK_S:
+            wanted = self._crowded * self._asked / (now - self._since)
+            self._crowded = min(_MOST_CROWDED, max(1.0, wanted / _EASY))
+            self._since, self._asked = now, 0
+        return self._crowded
 
     async def _answer(self, name: str, query: bytes) -> bytes:
         key, now = (name, query), time.monotonic()

@@ -17,10 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import StudioError
 from studio.jobs import ensure
+from studio.jobs.spawn import give_way
 from studio.runs import RunStore, keep
 from studio.settings import Settings
 from studio.ui import header, live
-from studio.ui.front import Front
+from studio.ui.front import Front, lighten
 from studio.ui.polls import Polls
 from studio.ui.runs_tab import PLOTLY
 from studio.ui.theme import css, theme
@@ -144,7 +145,9 @@ def serve(demo: gr.Blocks, settings: Settings) -> None:
         ensure(settings)
     if not settings.looks_only:
         keep.purge(RunStore(settings.runs))
+    give_way()
     demo.launch(**options(settings), prevent_thread_lock=True)
+    lighten(demo)
     print(
         f"Atelier is open at {_address(settings)}  (Ctrl+C ends it; runs go on)",
         settings.looks_only,

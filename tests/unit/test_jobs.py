@@ -329,3 +329,24 @@ def test_another_ones_bench_is_not_taken_for_ours(settings: Settings) -> None:
 def test_quitting_where_no_bench_is_does_nothing(settings: Settings) -> None:
     jobs.Bench(replace(settings, home=settings.home / "nix")).quit()
     assert not (settings.home / "nix").exists()
+
+
+def test_the_server_gives_way_to_what_it_starts() -> None:
+    code = (
+        "import os, subprocess, sys, threading\n"
+        "from importlib import import_module\n"
+        "spawn = import_module('studio.jobs.spawn')\n"
+        "spawn.give_way()\n"
+        "spawn.give_way()\n"
+        "nice = [sys.executable, '-c', 'import os; print(os.nice(0))']\n"
+        "child = spawn._started(nice, stdout=subprocess.PIPE)\n"
+        "print(os.nice(0), int(child.communicate()[0]))\n"
+        "late = []\n"
+        "thread = threading.Thread(target=lambda: late.append(os.nice(0)))\n"
+        "thread.start(), thread.join()\n"
+        "print(late[0])\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before = os.nice(0)
+    ours, child, thread = map(int, told.stdout.split())
+    assert child == before and ours == thread == min(19, before + 15)

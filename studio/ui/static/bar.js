@@ -31,7 +31,7 @@ function spark(losses) {
 let last = null;
 async function beat() {
   if (!element.isConnected) { clearInterval(timer); return; }
-  if (document.hidden) return;
+  if (document.hidden || (last !== null && crowded())) return;
   const pulse = await ask('pulse', {});
   if (!pulse) { find('machine').textContent = 'The server does not answer; it may be restarting.'; return; }
   find('machine').textContent = pulse.machine;

@@ -94,7 +94,7 @@ head();
 let beats = 0;
 const timer = setInterval(() => {
   if (!element.isConnected) { clearInterval(timer); return; }
-  if (document.hidden || !element.offsetParent) return;
+  if (document.hidden || !element.offsetParent || crowded()) return;
   if (GOING.includes(state.status) || beats % 3 === 0) tick();
   if (beats % 3 === 0) { runList(); others(); }
   if (beats % 20 === 0 && compared) compare();
