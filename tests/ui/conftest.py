@@ -16,6 +16,7 @@ import pytest
 from studio.runs import RunStore
 from studio.settings import Settings
 from studio.ui.app import build
+from studio.ui.front import lighten
 from studio.ui.serve import options
 
 # What no answer of the page may hold.
@@ -52,6 +53,7 @@ def browser(home: Settings, page: gr.Blocks) -> Iterator[httpx.Client]:
         for name in ("HF_TOKEN", "MY_API_KEY"):
             patch.setenv(name, SECRET)
         page.launch(**options(home), prevent_thread_lock=True)
+        lighten(page)
         with httpx.Client(base_url=f"http://127.0.0.1:{home.port}", timeout=20) as client:
             yield client
         page.close(verbose=False)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from studio.runs import RunStore
 from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS
 from studio.ui.header import polls
+from studio.ui.polls import Polls
 from studio.ui.run_acts import Hands, perform
 from studio.ui.serve import claim, options, serve
 from tests.ui.conftest import SECRET, write
@@ -59,6 +61,21 @@ def test_the_page_is_kept_for_each_address_and_as_gradio_writes_it(
     assert "https://atelier.example" in elsewhere and seen().text == anew
     assert browser.get("/", params={"view": "api"}).status_code == 200
     assert browser.head("/").status_code == 200
+
+
+def test_where_many_ask_each_is_told_to_ask_less_often(browser: httpx.Client) -> None:
+    assert float(browser.get("/poll/pulse?{}").headers["X-Crowd"]) >= 1.0
+    polls = Polls(lambda *_: None, {})  # type: ignore[arg-type, return-value]
+
+    def after(asked: int) -> float:
+        polls._since, polls._asked = time.monotonic() - 3.0, asked - 1
+        return polls._crowd()
+
+    # 60 a second are three times too many; once each asks a third as often, it stays at that.
+    assert after(180) == pytest.approx(3.0, rel=0.01)
+    assert after(60) == pytest.approx(3.0, rel=0.01)
+    assert after(20) == pytest.approx(1.0, rel=0.01)
+    assert after(1) == 1.0 and after(10_000) == 10.0
 
 
 def test_its_own_requests_are_taken(
