@@ -196,7 +196,8 @@ def test_a_run_tells_what_was_planned_and_what_it_took(
     assert sum(before["parts"].values()) == pytest.approx(before["memory"], abs=20)
     assert 0 < before["context"] < before["raw_memory"] and before["raw_seconds"] > 0
     assert after["steps"] == before["steps"] == 4
-    assert after["memory"] > 5e7 and 0 < after["raw_memory"] <= before["raw_memory"]
+    # The largest batch is planned for as chance makes it.
+    assert after["memory"] > 5e7 and 0 < after["raw_memory"] < 1.02 * before["raw_memory"]
     # Prompts are not trained.
     assert 0 < after["trained"] < after["tokens"]
     clocks = [after[name] for name in ("data", "training", "evaluating", "saving")]
