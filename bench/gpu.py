@@ -145,8 +145,8 @@ TUTORIALS = (
 )
 
 
-def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
-    """Writes a model of this shape with random weights, in a process that then ends."""
+def make_model(sizes: dict[str, Any], folder: Path, tokenizer: Path) -> None:
+    """Writes a model of these sizes with random weights, in a process that then ends."""
     code = (
         "import json, sys, torch\n"
         "from transformers import AutoConfig, AutoModelForCausalLM\n"
@@ -156,7 +156,7 @@ def make_model(shape: str, folder: Path, tokenizer: Path) -> None:
         "    model = AutoModelForCausalLM.from_config(config)\n"
         "model.save_pretrained(sys.argv[2])\n"
     )
-    subprocess.run([sys.executable, "-c", code, json.dumps(SHAPES[shape]), folder], check=True)
+    subprocess.run([sys.executable, "-c", code, json.dumps(sizes), folder], check=True)
     for file in tokenizer.iterdir():
         shutil.copy(file, folder)
 
@@ -210,7 +210,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     runs, found = Runs(options), []
     for shape in options.shape:
         folder = options.work / shape.split(",")[0]
-        make_model(shape, folder, options.tokenizer)
+        make_model(SHAPES[shape], folder, options.tokenizer)
         rows = [row for row in rows_of(shape) if options.only in row.name]
         if not options.peer:
             rows = [row for row in rows if row.settings["engine"] != "peer"]

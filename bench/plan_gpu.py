@@ -89,25 +89,8 @@ def config_of(name: str) -> dict[str, Any]:
     more tokens than the model's own."""
     told = known_config(name) or {}
     told["vocab_size"] = max(told["vocab_size"], 49_152)
-    return {**told, "max_position_embeddings": 8192}
-
-
-def make_model(name: str, folder: Path, tokenizer: Path) -> None:
-    """Writes random weights in bfloat16, in a process that then ends."""
-    code = (
-        "import json, sys, torch\n"
-        "from transformers import AutoConfig, AutoModelForCausalLM\n"
-        "told = json.loads(sys.argv[1])\n"
-        "config = AutoConfig.for_model(told.pop('model_type'), **told, dtype='bfloat16')\n"
-        "torch.set_default_dtype(torch.bfloat16)\n"
-        "with torch.device('cuda'):\n"
-        "    model = AutoModelForCausalLM.from_config(config)\n"
-        "model.save_pretrained(sys.argv[2])\n"
-    )
-    told = {**config_of(name), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-    subprocess.run([sys.executable, "-c", code, json.dumps(told), str(folder)], check=True)
-    for file in tokenizer.iterdir():
-        shutil.copy(file, folder)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    return {**told, **ends, "max_position_embeddings": 8192}
 
 
 def spec_of(case: Case, model: Path, data: Path) -> specs.RunSpec:
@@ -195,6 +178,9 @@ def figures(run: Run) -> dict[str, Any]:
 
 def run_all(options: argparse.Namespace) -> None:
     """Every case of every model, written down as it comes."""
+    # As a script this finds its neighbours; the tests, which read its figures, don't come here.
+    from gpu import make_model
+
     home, found = options.work, list[dict[str, Any]]()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRITON_CACHE_DIR": str(home / "triton")}
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(home / "inductor")
@@ -204,7 +190,7 @@ def run_all(options: argparse.Namespace) -> None:
     later = waiting(home)
     for name in chosen:
         folder = home / name.rpartition("/")[2]
-        make_model(name, folder, options.tokenizer)
+        make_model(config_of(name), folder, options.tokenizer)
         for case in cases(name):
             process, began = later, time.monotonic()
             run = RunStore(home / "runs").create(spec_of(case, folder, data), "plan")
@@ -282,7 +268,9 @@ class Held:
         """The same after a probe."""
         probed = self.row["probed"]
         at = parts(self.spec, self.summary, self.machine, probed["most_tokens"])
-        factor = memory_factor(self.spec, self.plan.engine, probed["memory"] / at.total)
+        factor = memory_factor(
+            self.spec, self.machine, self.plan.engine, probed["memory"] / at.total
+        )
         return factor * self.parts.total / float(self.row["memory"]) - 1
 
     def time(self) -> float:

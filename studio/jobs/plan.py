@@ -145,7 +145,7 @@ def _probed(
         problem = state.problem or {"message": "The probe did not end well.", "hint": ""}
         raise StudioError(problem["message"], problem["hint"])
     engine = engine_of(spec, here, summary)
-    memory = memory_factor(spec, engine, measured["memory"] / measured["raw_memory"])
+    memory = memory_factor(spec, here, engine, measured["memory"] / measured["raw_memory"])
     before = plan(spec, summary, here, rows)
     assert before.times is not None
     usual = before.times.steps / max(1, before.steps)
@@ -161,10 +161,11 @@ def _probed(
     }, Learned(memory, time, 1)
 
 
-def memory_factor(spec: RunSpec, engine: str, measured: float) -> float:
-    """What a probe says of the plan's memory. Of rows that make a shape of their own each time it
-    has seen but few, and what all will take together is better known to the formulas."""
-    return max(1.0, measured) if engine == "fast" and not spec.train.packing else measured
+def memory_factor(spec: RunSpec, here: Machine, engine: str, measured: float) -> float:
+    """What a probe says of the plan's memory. Where a GPU records each shape of a batch it has seen
+    but few, and what all will take together is better known to the formulas."""
+    recorded = on_gpu(spec, here) and engine == "fast" and not spec.train.packing
+    return max(1.0, measured) if recorded else measured
 
 
 def usual_step(points: list[events.Event], tokens: float) -> float:

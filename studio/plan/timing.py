@@ -1,7 +1,7 @@
 """Time of a run: flops and bytes against what the device reaches, and what the host costs.
 
-A GPU's shares and bytes are fitted to 31 runs of five shapes on an H100 and an H200, of which all
-but one are met within 14 % (docs/planner-gpu.md); what was measured in earlier runs here corrects
+A GPU's shares and bytes are fitted to runs of five shapes on an H100 and an H200; what waits for
+the host depends on that, too (docs/planner-gpu.md). What was measured in earlier runs here corrects
 them (`learned`).
 """
 
