@@ -148,7 +148,9 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         kept = values[draft] or {}
         return {left: json.dumps(kept)} if kept.get("tree") else fresh()
 
-    fresh = _Same(context, lambda: open_with({}))
+    # Gradio's page opens an empty number as 0.
+    empty = {c: None for c in context.fields if isinstance(c, gr.Number) and c.value is None}
+    fresh = _Same(context, lambda: {**empty, **open_with({})})
 
     def fill(values: Values) -> Updates:
         kept = json.loads(values[left])
@@ -179,7 +181,7 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         **FORM,
     )
     seen = [*right, recipe, tune.recipe, filled]
-    demo.load(look, {draft}, [*seen, left], **QUIET)
+    demo.load(look, {draft}, [*seen, left, *empty], **QUIET)
     left.change(fill, {left}, [*fields, *seen], **QUIET)
     # Two ways back pressed one after the other are two.
     multiple: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
