@@ -1,5 +1,6 @@
 """Loading models: which device, which numbers, and errors in words."""
 
+import functools
 import gc
 import json
 from collections.abc import Iterator
@@ -117,9 +118,10 @@ def drop_kept_inputs() -> None:
     from bitsandbytes.autograd._functions import MatMul8bitLt
 
     before = MatMul8bitLt.forward
-    if before.__module__ == __name__:
+    if hasattr(before, "__wrapped__"):
         return
 
+    @functools.wraps(before)
     def forward(ctx: Any, a: Any, b: Any, *rest: Any) -> Any:
         output = before(ctx, a, b, *rest)
         if not ctx.needs_input_grad[1] and not ctx.is_empty:
