@@ -148,9 +148,7 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         kept = values[draft] or {}
         return {left: json.dumps(kept)} if kept.get("tree") else fresh()
 
-    # Gradio's page opens an empty number as 0.
-    empty = {c: None for c in context.fields if isinstance(c, gr.Number) and c.value is None}
-    fresh = _Same(context, lambda: {**empty, **open_with({})})
+    fresh = _Same(context, lambda: open_with({}))
 
     def fill(values: Values) -> Updates:
         kept = json.loads(values[left])
@@ -181,7 +179,7 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         **FORM,
     )
     seen = [*right, recipe, tune.recipe, filled]
-    demo.load(look, {draft}, [*seen, left, *empty], **QUIET)
+    demo.load(look, {draft}, [*seen, left], **QUIET)
     left.change(fill, {left}, [*fields, *seen], **QUIET)
     # Two ways back pressed one after the other are two.
     multiple: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}

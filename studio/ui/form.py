@@ -233,8 +233,8 @@ def field_id(key: str) -> str:
 def to_widget(value: Any, info: FieldInfo) -> Any:
     """A field's value as its component holds it."""
     meta = meta_of(info)
-    if value is None and _kind(info) is str:
-        # A text box that is given None says over and over that it has changed.
+    if value is None and _kind(info) in (str, int, float):
+        # A text box that is given None says over and over that it has changed; a number opens as 0.
         return ""
     if meta.widget == "sci":
         return show(value)
