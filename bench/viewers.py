@@ -34,8 +34,9 @@ from studio.settings import Settings
 from studio.spec import parse
 
 TARGET = 0.95
-# As the page's scripts have it: seconds between the polls of each kind.
-EVERY_S = {"tick": 1.5, "runs": 4.5, "pulse": 3.0}
+# As the page's scripts have it: seconds between two beats, and the beats between two polls.
+BEAT_S = 1.5
+EVERY = {"tick": 1, "runs": 3, "pulse": 2}
 RELOADS_S = (30.0, 90.0)
 SETTLE_S = 2.0
 
@@ -66,7 +67,7 @@ def record(url: str) -> tuple[list[Asked], str]:
 
         def began(told: dict[str, Any]) -> None:
             parts = urlsplit(told["request"]["url"])
-            if parts.scheme != "http" or parts.path.startswith("/poll/"):
+            if parts.scheme != "http" or parts.path == "/poll":
                 return
             path = parts.path + (f"?{parts.query}" if parts.query else "")
             body = told["request"].get("postData", "")
@@ -193,37 +194,38 @@ class Viewer:
     async def look(self) -> None:
         """Polls and reloads for as long as the bench goes."""
         # Nobody's page was opened in the same moment.
-        due = {name: time.monotonic() + self._chance.uniform(0, s) for name, s in EVERY_S.items()}
+        beat = time.monotonic() + self._chance.uniform(0, BEAT_S)
         reload = time.monotonic() + self._chance.uniform(0, RELOADS_S[1])
+        beats = 0
         while True:
             if not self._seen.is_set():
                 hidden = time.monotonic()
                 await self._seen.wait()
-                away = time.monotonic() - hidden
-                due = {name: at + away for name, at in due.items()}
-                reload += away
+                beat += time.monotonic() - hidden
+                reload += time.monotonic() - hidden
             now = time.monotonic()
             if now >= reload:
                 await self.load()
                 self._counts.reloads += 1
                 reload = time.monotonic() + self._chance.uniform(*RELOADS_S)
-            for name, at in due.items():
-                if now >= at:
-                    due[name] = now + EVERY_S[name] * self._line.crowd
-                    await self._poll(name)
-            await asyncio.sleep(max(0.0, min(*due.values(), reload) - time.monotonic()))
+            if now >= beat:
+                beat = now + BEAT_S * self._line.crowd
+                await self._poll([name for name, every in EVERY.items() if beats % every == 0])
+                beats += 1
+            await asyncio.sleep(max(0.0, min(beat, reload) - time.monotonic()))
 
-    async def _poll(self, name: str) -> None:
-        asked: dict[str, Any] = {"run": self._run.id, "offset": self._offset}
-        if name != "tick":
-            asked = {"search": "", "star": False, "with": self._run.id} if name == "runs" else {}
+    async def _poll(self, names: list[str]) -> None:
+        asked: dict[str, Any] = {
+            "tick": {"run": self._run.id, "offset": self._offset},
+            "runs": {"search": "", "star": False, "with": self._run.id, "anew": 0},
+            "pulse": {},
+        }
         began = time.monotonic()
-        path = f"/poll/{name}?{quote(json.dumps(asked))}"
-        answer = await self._line.ask(Asked("GET", path, {}, ""))
+        path = f"/poll?{quote(json.dumps([[name, asked[name]] for name in names]))}"
+        answers = json.loads(await self._line.ask(Asked("GET", path, {}, "")))
         self._counts.polls += 1
         self._counts.seconds.append(time.monotonic() - began)
-        if name == "tick":
-            self._offset = json.loads(answer)["offset"]
+        self._offset = answers[names.index("tick")]["offset"]
 
 
 def rate(run: Run, began: float, ended: float) -> float:

@@ -26,7 +26,7 @@ from studio.ui.model_tab import ModelTab
 from studio.ui.runs_tab import RunsTab
 from studio.ui.tune_tab import TuneTab
 
-_SAME_S = 5.0
+_SAME_S = 30.0
 TABS = ("Model", "Data", "Tune", "Runs", "Chat", "Export")
 
 
@@ -71,7 +71,7 @@ def build(settings: Settings) -> gr.Blocks:
     return demo
 
 
-def _name_of(event: gr.SelectData) -> str:
+async def _name_of(event: gr.SelectData) -> str:
     return str(event.value)
 
 
@@ -144,7 +144,7 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
     # none of that.
     left = gr.Textbox("", visible="hidden", elem_id="left-here")
 
-    def look(values: Values) -> Any:
+    async def look(values: Values) -> Any:
         kept = values[draft] or {}
         return {left: json.dumps(kept)} if kept.get("tree") else fresh()
 

@@ -52,19 +52,25 @@ class RunsTab:
         with one. What is wrong with the form goes to `summary` and beside the fields."""
         self._wire_start(context, summary, starters)
 
+        run = context.run
+
         def look(event: gr.EventData) -> Updates:
             return self._opened(context, str(event.run))
+
+        # The view follows what was chosen in it before we hear of it.
+        def chosen(event: gr.EventData) -> Updates:
+            run_id = str(event.run)
+            return {run: run_id, self.message: "", **self._updates(context, run_id)}
 
         def news(values: Values) -> Updates:
             tree = context.form.tree(values)
             known = rows.total(context.settings, tree)
-            chosen = header.chosen(context.store, tree, values[context.recipe], known)
-            return {context.chosen: chosen, **self._updates(context, values[context.run])}
+            line = header.chosen(context.store, tree, values[context.recipe], known)
+            return {context.chosen: line, **self._updates(context, values[context.run])}
 
-        run = context.run
         outputs = [context.tabs, run, self.view, self.message, self.again]
-        for source in (self.view, bar):
-            source.select(look, None, outputs, **QUIET)
+        bar.select(look, None, outputs, **QUIET)
+        self.view.select(chosen, None, [run, self.message, self.again], **QUIET)
         inputs = context.fields | {context.recipe, run}
         for source in (self.view, bar):
             source.change(news, inputs, [context.chosen, self.again], **FORM)

@@ -106,9 +106,9 @@ class Page:
 
     def poll(self, name: str, request: Any) -> Any:
         """What the page asks again and again."""
-        answer = self._browser.get(f"/poll/{name}?{quote(json.dumps(request))}")
+        answer = self._browser.get(f"/poll?{quote(json.dumps([[name, request]]))}")
         assert answer.status_code == 200
-        return answer.json()
+        return answer.json()[0]
 
     def call(self, element: str, function: str, data: Any) -> httpx.Response:
         """A function of the server that an element of the page may call."""
@@ -455,12 +455,17 @@ def test_the_live_view_is_fed_over_the_wire(served: Page, going: Run) -> None:
 
 
 def test_polls_are_asked_for_by_name_and_only_read(served: Page, going: Run) -> None:
-    for method, path in (("GET", "nix"), ("GET", ""), ("POST", "pulse")):
-        answer = served.client.request(method, f"/poll/{path}")
-        assert answer.status_code in (403, 404, 405), path
-    for query in ("%7B", "not%20json", "[" * 3000, "x" * 5000):
-        assert served.client.get(f"/poll/tick?{query}").status_code in (200, 404)
-    answer = served.client.get("/poll/pulse")
+    both = [["pulse", {}], ["nix", {}], ["tick", {"run": going.id, "offset": 0}]]
+    pulse, nothing, told = served.client.get(f"/poll?{quote(json.dumps(both))}").json()
+    assert pulse["run"]["id"] == going.id and nothing is None and told["offset"] > 0
+    for method, path in (("GET", "/poll/pulse"), ("GET", "/poll/"), ("POST", "/poll?[]")):
+        assert served.client.request(method, path).status_code in (403, 404, 405), path
+    wrong = ("%7B", "not%20json", "", "7", "null", "[1]", "[[]]", '[["pulse"]]', "[" * 3000)
+    for query in (*wrong, "x" * 9000, "%ff"):
+        assert served.client.get(f"/poll?{query}").status_code == 404, query
+    many = quote(json.dumps([["tick", {"run": str(n)}] for n in range(99)]))
+    assert len(served.client.get(f"/poll?{many}").json()) == 20
+    answer = served.client.get('/poll?[["pulse",{}]]')
     assert answer.headers["cache-control"] == "no-store"
     assert "access-control-allow-origin" not in answer.headers
 

@@ -92,12 +92,10 @@ watch('value', valued);
 valued();
 head();
 let beats = 0;
-const timer = setInterval(() => {
-  if (!element.isConnected) { clearInterval(timer); return; }
-  if (document.hidden || !element.offsetParent || crowded()) return;
+atBeats(() => {
+  if (!element.offsetParent) return;
   if (GOING.includes(state.status) || beats % 3 === 0) tick();
   if (beats % 3 === 0) { runList(); others(); }
   if (beats % 20 === 0 && compared) compare();
   beats += 1;
-// On a laptop the page and the run share the cores: no more often than a step takes there.
-}, 1500);
+});
