@@ -1,5 +1,6 @@
 """Do people who look slow a run down? Fifty viewers of one run, who reload at random, against the
-same run unwatched: steps a second in minutes that alternate, within one run.
+same run unwatched: steps a second in thirds of a minute that alternate, within one run, so that
+what else moves a shared machine moves both.
 
 A browser tells what a page costs the server: its second load is recorded, as it goes over the wire
 with a warm cache, and each viewer repeats that with a session of its own whenever it reloads. In
@@ -38,7 +39,7 @@ TARGET = 0.95
 BEAT_S = 1.5
 EVERY = {"tick": 1, "runs": 3, "pulse": 2}
 RELOADS_S = (30.0, 90.0)
-SETTLE_S = 2.0
+WINDOW_S, SETTLE_S = 20.0, 2.0
 
 
 @dataclass
@@ -232,32 +233,34 @@ def rate(run: Run, began: float, ended: float) -> float:
     """Steps a second between the first and the last step that was told in that time."""
     logs = [e for e in events.read(run.events) if e["type"] == "log" and began < e["time"] < ended]
     if len(logs) < 3:
-        sys.exit("The run is too slow, or has ended: too few steps in a minute.")
+        sys.exit("The run is too slow, or has ended: too few steps while one looked.")
     return float((logs[-1]["step"] - logs[0]["step"]) / (logs[-1]["time"] - logs[0]["time"]))
 
 
 async def watch(
     port: int, run: Run, page: list[Asked], session: str, viewers: int, minutes: int
 ) -> tuple[dict[bool, list[float]], Counts]:
-    """Steps a second of each minute, watched and unwatched."""
+    """Steps a second of each window, watched and unwatched."""
     # Viewers have machines of their own: what their side takes is not the server's.
     os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     seen, counts, chance = asyncio.Event(), Counts(), random.Random(0)
     people = [Viewer(port, run, page, session, seen, counts, chance) for _ in range(viewers)]
     for person in people:
         await person.load()
     tasks = [asyncio.create_task(person.look()) for person in people]
     rates: dict[bool, list[float]] = {False: [], True: []}
-    for minute in range(minutes):
+    for window in range(round(minutes * 60 / WINDOW_S)):
         # Unwatched, watched, watched, unwatched: a machine that warms up favours neither.
-        watched = minute % 4 in (1, 2)
+        watched = window % 4 in (1, 2)
         (seen.set if watched else seen.clear)()
         await asyncio.sleep(SETTLE_S)
         began = time.time()
-        await asyncio.sleep(60 - SETTLE_S)
+        await asyncio.sleep(WINDOW_S - SETTLE_S)
         rates[watched].append(rate(run, began, time.time()))
         words = "watched" if watched else "unwatched"
-        print(f"minute {minute + 1:>2}: {rates[watched][-1]:.3f} steps/s, {words}", flush=True)
+        at = (window + 1) * WINDOW_S / 60
+        print(f"minute {at:>5.1f}: {rates[watched][-1]:.3f} steps/s, {words}", flush=True)
     for task in tasks:
         if task.done():
             task.result()

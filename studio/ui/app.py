@@ -40,7 +40,9 @@ def build(settings: Settings) -> gr.Blocks:
         with gr.Column(elem_id="bar-row"):
             bar = header.bar()
             chosen = gr.HTML(elem_id="chosen")
-        recipe, run, opened = gr.State(MAIN), gr.State(""), gr.State(TABS[0])
+        recipe, run = gr.State(MAIN), gr.State("")
+        # No State: which tab is in front is known without asking the server.
+        opened = gr.Textbox(TABS[0], visible="hidden", elem_id="opened")
         missing = refused(machine())
         mark = marks.component(missing)
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -59,7 +61,8 @@ def build(settings: Settings) -> gr.Blocks:
                 chat = ChatTab(context)
             with context.tab["Export"]:
                 export = ExportTab(context)
-        tabs.select(_name_of, None, opened, **QUIET)
+        for name, tab in context.tab.items():
+            tab.select(None, None, opened, js=f"() => '{name}'", **QUIET)
         _wire_form(context, demo, model, tune)
         model.wire(context)
         data.wire(context)
@@ -69,10 +72,6 @@ def build(settings: Settings) -> gr.Blocks:
         export.wire(context)
         _lead_on(context, {"Data": model.primary, "Tune": data.primary, "Export": chat.primary})
     return demo
-
-
-async def _name_of(event: gr.SelectData) -> str:
-    return str(event.value)
 
 
 def _lead_on(context: Context, buttons: dict[str, gr.Button]) -> None:

@@ -58,7 +58,7 @@ class Context:
     tabs: gr.Tabs
     chosen: gr.HTML
     marks: gr.HTML
-    opened: gr.State
+    opened: gr.Textbox
     tab: dict[str, gr.Tab] = field(default_factory=dict)
 
     @property

@@ -188,7 +188,8 @@ def view(store: RunStore, plotly: Path) -> gr.HTML:
 
 
 def polls(store: RunStore) -> dict[str, Ask]:
-    """What is asked while a run goes: its news, and how all runs stand."""
+    """What is asked while a run goes: its news, how all runs stand, and what else there is to say
+    of one when that changes."""
 
     def tick_run(request: Any) -> dict[str, Any]:
         try:
@@ -200,17 +201,17 @@ def polls(store: RunStore) -> dict[str, Ask]:
         except UNREADABLE:
             return _not_understood(run)
 
-    return {"tick": tick_run, "runs": Listing(store).now}
-
-
-def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
-    """The functions that tell of one run: {"run": id, ...}."""
-
     def about_run(request: Any) -> dict[str, Any]:
         try:
             return about(store, _found(store, request))
         except StudioError:
             return {"gone": True}
+
+    return {"tick": tick_run, "runs": Listing(store).now, "about": about_run}
+
+
+def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
+    """The functions that tell of one run: {"run": id, ...}."""
 
     def log(request: Any) -> dict[str, Any]:
         try:
@@ -225,8 +226,8 @@ def _of_one(store: RunStore) -> list[Callable[[Any], dict[str, Any]]]:
         except StudioError:
             return {"steps": []}
 
-    about_run.__name__, tried_by.__name__ = "about", "tried"
-    return [about_run, log, tried_by]
+    tried_by.__name__ = "tried"
+    return [log, tried_by]
 
 
 def _found(store: RunStore, request: Any) -> Run:

@@ -16,14 +16,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from studio.plan.machine import machine
+
 Ask = Callable[[Any], Mapping[str, Any]]
 PATH = "/poll"
 # Of many viewers who ask the same within this time, one is answered anew.
 _SAME_S = 0.25
 _MOST_KEPT = 500
-# Polls a second that a run does not feel; seconds over which they are counted; and no page waits
-# longer than so many times as long as alone.
-_EASY, _LOOK_S, _MOST_CROWDED = 10.0, 3.0, 10.0
+# Polls a second and core that a run does not feel; seconds over which they are counted; and no page
+# waits longer than so many times as long as alone.
+_EASY, _LOOK_S, _MOST_CROWDED = 3.0, 3.0, 10.0
 _LONGEST, _MOST_ASKED = 8192, 20
 # What takes longer than this gets a thread of its own; for all else that would only be more work.
 _QUICK_S = 0.01
@@ -37,6 +39,7 @@ class Polls:
         self._functions = functions
         self._answers: dict[tuple[str, str], tuple[float, bytes]] = {}
         self._took: dict[str, float] = {}
+        self._easy = _EASY * machine().cores
         self._crowded, self._since, self._asked = 1.0, time.monotonic(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +62,7 @@ class Polls:
         self._asked += 1
         if now - self._since >= _LOOK_S:
             wanted = self._crowded * self._asked / (now - self._since)
-            self._crowded = min(_MOST_CROWDED, max(1.0, wanted / _EASY))
+            self._crowded = min(_MOST_CROWDED, max(1.0, wanted / self._easy))
             self._since, self._asked = now, 0
         return self._crowded
 

@@ -74,8 +74,6 @@ class RunsTab:
         inputs = context.fields | {context.recipe, run}
         for source in (self.view, bar):
             source.change(news, inputs, [context.chosen, self.again], **FORM)
-        opened = context.tab["Runs"].select
-        opened(lambda run_id: self._updates(context, run_id), run, self.again, **QUIET)
         self._wire_acts(context)
         self._wire_space(context)
         self.sweep.wire(context, self.view, self.message)

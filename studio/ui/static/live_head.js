@@ -16,7 +16,7 @@ const QUIET = ['talk', 'resume', 'enqueue', 'first', 'stop', 'pause', 'kill', 'u
 const PRIMARY = ['talk', 'resume', 'enqueue', 'first'];
 
 async function learn() {
-  const id = followed, got = await server.about({ run: id });
+  const id = followed, got = await ask('about', { run: id });
   // Not answered: asked again with the next news.
   if (!got) aboutKey = '';
   if (!got || id !== followed) return;
