@@ -23,6 +23,8 @@ class Settings:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     hub_timeout_s: float = 5.0
     bench_idle_s: float = 600.0
+    # Whether a worker is kept ready while a page is looked at; as `from_env` has it, yes.
+    spare: bool = False
     # Why this studio changes nothing in its home, where that is so.
     looks_only: str = ""
 
@@ -65,7 +67,7 @@ class Settings:
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
         """Reads STUDIO_HOME, STUDIO_WORKSPACE, HOST, PORT, STUDIO_HOSTS (names under which the page
-        may be asked for, with commas) and STUDIO_BENCH_IDLE (seconds)."""
+        may be asked for, with commas), STUDIO_BENCH_IDLE (seconds) and STUDIO_SPARE (0 or 1)."""
         env = os.environ if env is None else env
         home = _full(Path(env.get("STUDIO_HOME") or Path.home() / ".atelier"))
         workspace = _full(Path(env.get("STUDIO_WORKSPACE") or Path.cwd()))
@@ -77,6 +79,7 @@ class Settings:
             hosts=_hosts(env),
             port=_number(env, "PORT", 7860, low=1, high=65535),
             bench_idle_s=_number(env, "STUDIO_BENCH_IDLE", 600, low=1, high=86_400),
+            spare=_number(env, "STUDIO_SPARE", 1, low=0, high=1) == 1,
         )
 
     def resolve(self, path: str, base: Path | None = None) -> Path:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import traceback
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     match arguments.command:
         case "train":
             return _train(Run(arguments.run), settings, arguments.lock)
+        case "spare":
+            return _spare(arguments.line, settings)
         case "export":
             return _export(Run(arguments.run), arguments.format, arguments.out, settings)
         case "bench":
@@ -89,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train the run in this folder")
     train.add_argument("run", type=_folder)
     train.add_argument("--lock", type=int, help="the run's lock, as a file that was inherited")
+    spare = commands.add_parser("spare", help="load the libraries and wait for a run")
+    spare.add_argument("--line", type=int, required=True, help="the socket on which it comes")
     export = commands.add_parser("export", help="write a run's adapter or merged model")
     export.add_argument("run", type=_folder)
     export.add_argument("--format", choices=("adapter", "merged"), required=True)
@@ -123,6 +128,27 @@ def _train(run: Run, settings: Settings, lock: int | None) -> int:
             from studio.jobs import ensure
 
             ensure(settings)
+
+
+def _spare(line: int, settings: Settings) -> int:
+    """Loads what a run needs, waits for one, and trains it as if it had been started for that."""
+    with socket.socket(fileno=line) as heard:
+        try:
+            from studio.engine.ready import load
+
+            load()
+        # The run meets it again, and says it where people look.
+        except Exception:  # noqa: BLE001
+            traceback.print_exc()
+        told, lent, *_ = socket.recv_fds(heard, 65_536, 2)
+    if not told:
+        # Whoever was to tell is gone, or needs nobody.
+        return 0
+    out, lock = lent
+    for number in (1, 2):
+        os.dup2(out, number)
+    os.close(out)
+    return _train(Run(Path(json.loads(told))), settings, lock)
 
 
 def _train_alone(run: Run, settings: Settings) -> int:

@@ -19,6 +19,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+# Two cores have enough to do; what a spare worker does is told by its own tests.
+os.environ.setdefault("STUDIO_SPARE", "0")
 
 CHATML = (
     "{% for message in messages %}"

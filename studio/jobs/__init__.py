@@ -3,7 +3,7 @@
 from studio.jobs.again import branch, extend, resume
 from studio.jobs.audit import audit, audit_going, audit_result, stop_audit
 from studio.jobs.bench import Bench
-from studio.jobs.conduct import ensure
+from studio.jobs.conduct import ensure, make_ready
 from studio.jobs.export import export, refuse
 from studio.jobs.final import final
 from studio.jobs.index import index, stop_index
@@ -39,6 +39,7 @@ __all__ = [
     "index",
     "keep_token",
     "lengths",
+    "make_ready",
     "move",
     "pause",
     "plan_recipe",

@@ -1,8 +1,9 @@
 """The conductor: the small process that starts the waiting runs, one after the other.
 
-It lives while there is a run that waits or trains, and no page or server is needed for it. It is
-the workers' parent, so it sees how each of them ends, even one that could say nothing. Killed, it
-is started again by whoever looks next, and takes over what it finds: all it knows is on disk.
+It lives while there is a run that waits or trains, and no page or server is needed for it; beside a
+page that is looked at it stands by with a spare worker. It is the workers' parent, so it sees how
+each of them ends, even one that could say nothing. Killed, it is started again by whoever looks
+next, and takes over what it finds: all it knows is on disk.
 """
 
 import json
@@ -18,6 +19,7 @@ import psutil
 from studio.errors import StudioError
 from studio.jobs.bench import Bench
 from studio.jobs.export import busy
+from studio.jobs.spare import Spare, expect, expected
 from studio.jobs.spawn import spawn, writing
 from studio.plan.smaller import smaller
 from studio.runs import Run, RunStore, files, queue
@@ -33,12 +35,22 @@ _TAKE_OVER_S = 5.0
 def ensure(settings: Settings) -> None:
     """Sees to it that somebody starts what waits."""
     if queue.waiting(settings.runs) and not is_held(_lock(settings)):
-        with writing(settings.home):
-            spawn(["conduct"], settings.home / "conductor.log", settings)
+        _spawn(settings)
+
+
+def make_ready(settings: Settings) -> None:
+    """Somebody looks at a page: sees to it that a run which they start begins soon."""
+    if expect(settings) and expected(settings) and not is_held(_lock(settings)):
+        _spawn(settings)
+
+
+def _spawn(settings: Settings) -> None:
+    with writing(settings.home):
+        spawn(["conduct"], settings.home / "conductor.log", settings)
 
 
 def conduct(settings: Settings) -> None:
-    """Starts the waiting runs one by one; returns when none waits and none trains."""
+    """Starts the waiting runs one by one; returns when none waits, none trains and none is expected."""
     with try_lock(_lock(settings), wait_s=_TAKE_OVER_S) as ours:
         if ours:
             _until_none_waits(settings)
@@ -47,28 +59,40 @@ def conduct(settings: Settings) -> None:
 
 
 def _until_none_waits(settings: Settings) -> None:
-    store = RunStore(settings.runs)
+    store, spare = RunStore(settings.runs), Spare(settings)
     while True:
         try:
-            started = _start_next(store, settings)
+            started = _start_next(store, settings, spare)
         except OSError as error:
             # A full disk, say: who waits goes on waiting until somebody frees some of it.
             print(f"The next run can't be started: {error}", flush=True)
             time.sleep(_RETRY_S)
             continue
         if started is not None:
-            _attend(*started, settings)
-        elif store.active() is None and not queue.waiting(store.root):
-            return
-        else:
+            _attend(*started, settings, spare)
+        elif store.active() is not None or queue.waiting(store.root):
             time.sleep(_LOOK_S)
+        elif not _some_come(settings, spare):
+            return
+
+
+def _some_come(settings: Settings, spare: Spare) -> bool:
+    """Stands by for as long as a run may come; whether one came."""
+    while expected(settings):
+        if queue.waiting(settings.runs):
+            return True
+        spare.keep()
+        time.sleep(_LOOK_S)
+    return False
 
 
 def _lock(settings: Settings) -> Path:
     return settings.home / "conductor.lock"
 
 
-def _start_next(store: RunStore, settings: Settings) -> "tuple[Run, Popen[bytes]] | None":
+def _start_next(
+    store: RunStore, settings: Settings, spare: Spare
+) -> "tuple[Run, Popen[bytes]] | None":
     """Starts the first waiting run, if nothing trains or merges now."""
     with queue.changing(store.root) as waiting:
         if not waiting or store.active() is not None or busy(store) is not None:
@@ -81,31 +105,36 @@ def _start_next(store: RunStore, settings: Settings) -> "tuple[Run, Popen[bytes]
                 # Its last worker is about to be gone; or a conductor that was killed has started
                 # one, which will say so in a moment.
                 return None
-            process = _start(run, lock, settings)
+            process = _start(run, lock, settings, spare)
         # The worker does this as well, in case that we are killed before.
         waiting.pop(0)
     return run, process
 
 
-def _start(run: Run, lock: IO[str], settings: Settings) -> "Popen[bytes]":
+def _start(run: Run, lock: IO[str], settings: Settings, spare: Spare) -> "Popen[bytes]":
     """Starts the run's worker, which has the run's lock from its first moment on."""
     for left in (run.stop, run.exit):
         left.unlink(missing_ok=True)
     said = run.events.stat().st_size if run.events.exists() else 0
-    arguments = ["train", str(run.path), "--lock", str(lock.fileno())]
-    process = spawn(arguments, run.log, settings, lent=[lock.fileno()])
+    process = spare.take(run.path, run.log, lock.fileno())
+    if process is None:
+        arguments = ["train", str(run.path), "--lock", str(lock.fileno())]
+        process = spawn(arguments, run.log, settings, lent=[lock.fileno()])
     # It may have ended already, then its own events say why; and it writes this itself, too.
     with suppress(psutil.NoSuchProcess, OSError):
         files.write_process(run.pid, process.pid, said)
     return process
 
 
-def _attend(run: Run, process: "Popen[bytes]", settings: Settings) -> None:
-    """Waits for the worker's end and notes what only its parent can see."""
+def _attend(run: Run, process: "Popen[bytes]", settings: Settings, spare: Spare) -> None:
+    """Waits for the worker's end and notes what only its parent can see. Beside a run on a GPU,
+    whose cores have little to do, the next one's worker is made ready."""
     peak, kills = 0, _oom_kills()
     while process.poll() is None:
         with suppress(psutil.Error):
             peak = max(peak, psutil.Process(process.pid).memory_info().rss)
+        if settings.spare and queue.waiting(settings.runs):
+            spare.keep()
         time.sleep(_LOOK_S)
     seen: dict[str, Any] = {"code": process.returncode, "peak": peak, "oom": _oom_kills() > kills}
     if process.returncode == -signal.SIGKILL and not run.stop.exists():

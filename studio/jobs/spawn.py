@@ -26,13 +26,18 @@ def spawn(
     Its output goes to the file `log`, never to a pipe that somebody would have to drain; the open
     files `lent` become its own, under their numbers.
     """
+    compiled = settings.home / "compiled"
     env = {
         **os.environ,
         "STUDIO_HOME": str(settings.home),
         "STUDIO_WORKSPACE": str(settings.workspace),
         "STUDIO_BENCH_IDLE": str(int(settings.bench_idle_s)),
+        "STUDIO_SPARE": str(int(settings.spare)),
         "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(PROJECT)])),
         "PYTHONUNBUFFERED": "1",
+        # What was compiled for one run is there for the next, after a restart of the machine, too.
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{compiled}"),
+        "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", f"{compiled / 'triton'}"),
     }
     with log.open("ab") as out:
         process = _started(

@@ -8,7 +8,7 @@ import gradio as gr
 
 from studio import spec as specs
 from studio.errors import SpecError, StudioError
-from studio.jobs import ensure, words
+from studio.jobs import ensure, make_ready, words
 from studio.plan.machine import machine
 from studio.runs import ENDED, Run, RunStore
 from studio.runs import events as logs
@@ -43,6 +43,7 @@ def polls(store: RunStore, settings: Settings) -> dict[str, Ask]:
         try:
             # A conductor that was killed is missed by whoever looks next.
             ensure(settings)
+            make_ready(settings)
         except StudioError as error:
             told["warning"] = str(error)
         if settings.looks_only:

@@ -186,7 +186,9 @@ class Studio:
     def kill(self, target: str) -> list[int]:
         """SIGKILL to each `target`: worker, export, conductor, server, joined by +. Returns the
         pids that were killed."""
-        commands = {"worker": "train", "export": "export", "conductor": "conduct"}
+        commands = {
+            "worker": "train", "export": "export", "conductor": "conduct", "spare": "spare"
+        }  # fmt: skip
         found = []
         for name in target.split("+"):
             if name == "server":
@@ -212,7 +214,7 @@ class Studio:
 
     def close(self) -> None:
         """Ends all of it."""
-        self.kill("server+conductor+worker+export")
+        self.kill("server+conductor+worker+export+spare")
 
 
 def check_checkpoints(run: Run) -> None:

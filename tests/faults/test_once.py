@@ -16,6 +16,7 @@ import pytest
 from studio import jobs
 from studio.errors import StudioError
 from studio.jobs import bench, conduct
+from studio.jobs.spare import Spare
 from studio.runs import ENDED, Run, RunStore, events, queue
 from studio.runs.files import write_process
 from studio.runs.lock import is_held, try_lock
@@ -154,11 +155,11 @@ def test_a_worker_has_its_run_before_it_can_say_so(
     monkeypatch.setattr(conduct, "spawn", spawn)
     monkeypatch.setattr("studio.runs.files.write_process", die)
     with pytest.raises(Killed):
-        conduct._start_next(store, settings)
+        conduct._start_next(store, settings, Spare(settings))
     monkeypatch.undo()
     assert studio.state(run) == "queued" and is_held(run.path / "lock")
     # The next conductor leaves it alone.
-    assert conduct._start_next(RunStore(settings.runs), settings) is None
+    assert conduct._start_next(RunStore(settings.runs), settings, Spare(settings)) is None
     os.kill(started[0].pid, 18)
     until(lambda: studio.state(run) == "failed", 30)
     assert ends(run) == 1 and queue.waiting(store.root) == []
