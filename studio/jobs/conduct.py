@@ -50,7 +50,7 @@ def _spawn(settings: Settings) -> None:
 
 
 def conduct(settings: Settings) -> None:
-    """Starts the waiting runs one by one; returns when none waits, none trains and none is expected."""
+    """Starts the waiting runs one by one; returns when none waits, trains or is expected."""
     with try_lock(_lock(settings), wait_s=_TAKE_OVER_S) as ours:
         if ours:
             _until_none_waits(settings)

@@ -95,7 +95,7 @@ def test_one_that_is_killed_before_it_has_a_run_is_replaced_and_the_run_starts(
         assert process.pid not in killed
         process.kill()
         killed.add(process.pid)
-        until(lambda: not psutil.pid_exists(process.pid) or not process.is_running(), 10)
+        process.wait(10)
     # One that ends again and again is not begun again and again.
     time.sleep(2)
     assert not looked_at.processes("spare")

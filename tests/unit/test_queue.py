@@ -1,10 +1,8 @@
 """The queue: ordered, durable, and started by a process that needs neither page nor server."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from studio import worker
 from studio.errors import StudioError
 from studio.jobs import conduct, waiting
 from studio.runs import ENDED, Run, RunStore, queue
@@ -163,14 +162,17 @@ def test_a_killed_conductor_is_replaced_and_nothing_is_started_twice(
 
 
 def test_of_two_workers_of_one_run_the_second_leaves_it_alone(
-    store: RunStore, settings: Settings
+    store: RunStore,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = hopeless(store, "a")
-    command = [sys.executable, "-m", "studio.worker", "train", str(run.path)]
-    env = {**os.environ, "STUDIO_HOME": str(settings.home)}
+    # For that long it waits for one that is about to go.
+    monkeypatch.setattr(worker, "_GONE_S", 0.3)
     with try_lock(run.path / "lock"):
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "Another worker" in done.stderr
+        assert worker._train(run, settings, None) == 1
+    assert "Another worker" in capsys.readouterr().err
     assert not run.events.exists() and not run.pid.exists()
 
 
