@@ -23,7 +23,7 @@ Tree = dict[str, dict[str, Any]]
 LISTS = ("steps", "sources")
 # Widgets that show a list as text with commas.
 TEXTS = ("names", "numbers")
-_CHOICE_LABELS = {
+CHOICE_LABELS = {
     "quantization": {
         "none": "none",
         "int8": "int8 (8 bits)",
@@ -335,7 +335,7 @@ def _bounds(info: FieldInfo) -> dict[str, Any]:
 def _component(
     name: str, info: FieldInfo, meta: Meta, common: dict[str, Any], refused: Mapping[str, str]
 ) -> Component:
-    labels = _CHOICE_LABELS.get(name, {})
+    labels = CHOICE_LABELS.get(name, {})
 
     def said(choice: str) -> tuple[str, str]:
         words = labels.get(choice, choice)

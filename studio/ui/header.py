@@ -15,9 +15,10 @@ from studio.runs import events as logs
 from studio.settings import Settings
 from studio.spec import show
 from studio.ui.context import script
-from studio.ui.form import Tree
+from studio.ui.form import CHOICE_LABELS, Tree
 from studio.ui.polls import Ask
 
+_METHODS = CHOICE_LABELS["method"]
 _SPARK_BYTES = 8000
 _TEMPLATE = """
 <div class="bar"><span class="word">Atelier</span><span class="chip" data-part="machine"></span>
@@ -88,7 +89,7 @@ def chosen(store: RunStore, tree: Tree, recipe: str, rows: int) -> str:
     length = (
         f"{show(train.get('max_steps'))} steps"
         if _positive(train.get("max_steps"))
-        else f"{show(train.get('num_train_epochs'))} epochs"
+        else _epochs(train.get("num_train_epochs"))
     )
     parts = [
         f"<span>recipe <b>{escape(recipe)}</b></span>",
@@ -106,8 +107,12 @@ def _method(adapter: Mapping[str, Any]) -> str:
     method = str(adapter.get("method", "lora"))
     if method == "lora":
         return f"LoRA <b>r {escape(show(adapter.get('r')))}</b>"
-    words = "all weights" if method == "none" else method.replace("_", " ")
-    return f"<b>{escape(words)}</b>"
+    words = _METHODS.get(method, method)
+    return f"<b>{escape('all weights' if method == 'none' else words.partition(':')[0])}</b>"
+
+
+def _epochs(number: Any) -> str:
+    return f"{show(number)} epoch{'' if number == 1 else 's'}"
 
 
 def _next(store: RunStore, tree: Tree) -> str:

@@ -146,6 +146,14 @@ def _share(spec: RunSpec, trained: int, parameters: int) -> str:
     return f"parameters, {100 * trained / parameters:.2g} % of the model's"
 
 
+def _rewarded(spec: RunSpec) -> tuple[str, str]:
+    """What answers are rewarded for, and how much each of several counts."""
+    weights = {name: getattr(spec.grpo, field) for name, field in specs.REWARDS.items()}
+    given = {name.replace("_", " "): weight for name, weight in weights.items() if weight}
+    each = ", ".join(f"{name} {show(weight)}" for name, weight in given.items())
+    return ", ".join(given), f"weights: {each}" if len(given) > 1 else "under Rewards, below"
+
+
 def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     made = planned(settings, store, spec)
     if made is None:
@@ -171,4 +179,6 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
         ("Trained", trained, _share(spec, found.trainable, summary.parameters)),
         ("Learning rate", show(spec.train.learning_rate), spec.train.lr_scheduler_type),
     ]
+    if spec.train.trainer == "grpo":
+        pairs.append(("Rewarded", *_rewarded(spec)))
     return html.facts(pairs) + bar(made)

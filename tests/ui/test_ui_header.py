@@ -42,6 +42,8 @@ def test_what_is_chosen_is_said_in_one_line(store: RunStore) -> None:
     for part in ("persona", "SmolLM2-135M-Instruct", "in nf4", "mine.jsonl", "1,234 rows", "r 8"):
         assert part in said
     assert "2 epochs at 1e-3" in said and "deep/down" not in said
+    one = parse({"train": {"num_train_epochs": 1}, "adapter": {"method": "adalora"}}).model_dump()
+    assert "AdaLoRA , 1 epoch at" in " ".join(words(store, one).split())
 
 
 def test_a_limit_of_steps_is_said_in_place_of_the_epochs(store: RunStore) -> None:

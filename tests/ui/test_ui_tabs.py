@@ -214,6 +214,17 @@ def test_an_own_template_that_is_not_written_yet_leaves_the_data_alone() -> None
     assert diff(lenient(chosen)) == {"data": {"path": "my.jsonl"}}
 
 
+def test_the_summary_says_what_answers_are_rewarded_for(settings: Settings) -> None:
+    store = RunStore(settings.runs)
+    held = load(settings.presets / "trainer-grpo.yaml")
+    words = unescape(tune_tab.right(settings, store, tree(held), "trainer-grpo"))
+    assert "exact match, pattern, length" in words and "pattern 0.2" in words
+    one = with_values(held, {"grpo.pattern_weight": 0.0, "grpo.length_weight": 0.0})
+    words = unescape(tune_tab.right(settings, store, tree(one), "trainer-grpo"))
+    assert "exact match" in words and "under Rewards" in words and "weights: exact" not in words
+    assert "Rewarded" not in tune_tab.right(settings, store, tree(DEFAULTS), MAIN)
+
+
 def test_the_summary_says_what_will_happen(settings: Settings) -> None:
     store = RunStore(settings.runs)
     tree = parse(
