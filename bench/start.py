@@ -1,81 +1,74 @@
-"""From Start to the first step, with a spare worker and without: the embedded model on the bundled
-rows, each beside a server whose page is looked at.
+"""From Start to the first step, without a spare worker and with one: the embedded model on the
+bundled rows, or the run of a recipe. This process stands for the page that is looked at.
 
-    python bench/start.py [--rounds 3]
+    python bench/start.py [--recipe FILE] [--rounds 3] [--looked 40]
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from web_start import ROOT, answers, free_port, started
-
-from studio import jobs
+from studio import jobs, spec
 from studio.runs import RunStore
-from studio.settings import Settings
-from studio.spec import parse
+from studio.settings import PROJECT, Settings
+from studio.spec import RunSpec
 
-# A page that is looked at asks this; and for how long it is, before somebody presses Start.
-PULSE = '/poll?[["pulse",{}]]'
-LOOKED_S = 40.0
+# As the page's bar asks.
+PULSE_S = 3.0
 _TREE = {
-    "data": {"path": str(ROOT / "presets" / "data" / "persona.jsonl"), "validation": "0"},
+    "data": {"path": str(PROJECT / "presets" / "data" / "persona.jsonl"), "validation": "0"},
     "train": {"max_steps": 2, "per_device_train_batch_size": 1, "max_length": 128},
     "eval": {"eval_on_start": False},
 }
 
 
-def first_step(spare: bool) -> tuple[float, float]:
-    """Seconds from Start until a worker says what it does, and until the first step's end."""
+def first_step(wanted: RunSpec, spare: bool, looked_s: float) -> tuple[float, float]:
+    """Seconds from Start until the worker says what it does, and until the first step has ended."""
     with tempfile.TemporaryDirectory() as folder:
-        home, port = Path(folder), free_port()
-        (home / "models").symlink_to(Settings.from_env().models)
-        settings = replace(Settings.from_env({"STUDIO_HOME": folder}), workspace=ROOT, spare=spare)
-        os.environ["STUDIO_SPARE"] = str(int(spare))
-        page = f"http://127.0.0.1:{port}"
-        with started(ROOT / "app.py", port, home):
-            while not answers(page):
-                time.sleep(0.2)
-            until = time.monotonic() + LOOKED_S
-            while time.monotonic() < until:
-                urllib.request.urlopen(page + urllib.request.quote(PULSE, "/?")).close()  # type: ignore[attr-defined]
-                time.sleep(3)
-            store, began = RunStore(settings.runs), time.monotonic()
-            run = jobs.start(store, settings, parse(_TREE), "first")
-            said = 0.0
-            for state in jobs.follow(store, run, every_s=0.05):
-                said = said or (state.stage and time.monotonic() - began) or 0.0
-                if state.step:
-                    took = time.monotonic() - began
-                    break
-            else:
-                sys.exit(run.read_log())
-            for _ in jobs.follow(store, run):
-                pass
-            return said, took
+        real = Settings.from_env()
+        settings = replace(real, home=Path(folder), spare=spare)
+        settings.models.symlink_to(real.models)
+        until = time.monotonic() + looked_s
+        while time.monotonic() < until:
+            jobs.make_ready(settings)
+            time.sleep(PULSE_S)
+        store, began, said = RunStore(settings.runs), time.monotonic(), 0.0
+        run = jobs.start(store, settings, wanted, "first")
+        took = 0.0
+        for state in jobs.follow(store, run, every_s=0.05):
+            now = time.monotonic() - began
+            said = said or (now if state.stage else 0.0)
+            took = took or (now if state.step else 0.0)
+        if not took:
+            sys.exit(run.read_log())
+        # Nobody looks any more: the conductor goes, and with it the next spare.
+        (settings.home / "expected").unlink(missing_ok=True)
+        time.sleep(2)
+        return said, took
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds from Start to the first step.")
+    parser.add_argument("--recipe", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--looked", type=float, default=40, help="seconds before Start")
     options = parser.parse_args()
+    wanted = spec.load(options.recipe) if options.recipe else spec.parse(_TREE)
     took: dict[bool, list[float]] = {False: [], True: []}
+    words = {False: "without", True: "with a spare worker"}
     for _ in range(options.rounds):
-        for spare in (False, True):
-            said, first = first_step(spare)
+        for spare, said in words.items():
+            begins, first = first_step(wanted, spare, options.looked if spare else 0)
             took[spare].append(first)
-            words = "with a spare worker" if spare else "without"
-            print(f"{words:20} begins after {said:.2f} s, first step {first:.2f} s", flush=True)
-    for spare, words in ((False, "without"), (True, "with a spare worker")):
-        print(f"{words:20} median {statistics.median(took[spare]):.2f} s to the first step")
+            print(f"{said:20} begins after {begins:.2f} s, first step {first:.2f} s", flush=True)
+    for spare, said in words.items():
+        print(f"{said:20} median {statistics.median(took[spare]):.2f} s to the first step")
 
 
 if __name__ == "__main__":

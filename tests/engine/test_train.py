@@ -222,9 +222,11 @@ def test_a_loss_that_explodes_is_named_with_its_step(
 
 
 def test_only_one_run_trains_at_a_time(
-    new_run: NewRun, train_here: TrainHere, settings: Settings
+    new_run: NewRun, train_here: TrainHere, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run()
+    # For that long it waits for one that is about to go.
+    monkeypatch.setattr("studio.worker._GONE_S", 0.3)
     with try_lock(settings.home / "train.lock") as ours:
         assert ours
         assert train_here(run) == 1
