@@ -205,8 +205,11 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                     total=None,
                     trained_from=now,
                 )
-            case "log" | "eval":
+            case "log" | "eval" as kind:
                 state = replace(state, **known, status="running")
+                if kind == "eval" and state.step == state.first_step:
+                    # The look before the first step is no part of what the steps take.
+                    state = replace(state, trained_from=now)
             case "predicted" | "measured" | "use" as kind:
                 held: dict[str, Any] = {kind: {k: v for k, v in event.items() if k != "type"}}
                 state = replace(state, **held)

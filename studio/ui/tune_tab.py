@@ -163,7 +163,8 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
         raise SpecError(wrong)
     per_step = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
     what = "answers" if spec.train.trainer == "grpo" else "rows"
-    first = "a first guess, until a run was measured"
+    answers = "; writing the answers comes on top" if spec.train.trainer == "grpo" else ""
+    first = f"a first guess, until a run was measured{answers}"
     guess = "from your earlier runs" if made.learned.runs else first
     later = "told once its files are here"
     time = duration(found.seconds) if found.seconds is not None else "–"

@@ -177,6 +177,18 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(store: RunStore) -> No
     assert state["status"] == "running" and state["elapsed"] == state["remaining"] == 0.0
 
 
+def test_a_long_look_before_the_first_step_makes_what_remains_no_longer(store: RunStore) -> None:
+    run = store.create(DEFAULTS, "looks first")
+    write_process(run.pid, psutil.Process().pid)
+    looked = {"type": "eval", "step": 0, "eval_loss": 2.0}
+    for event, ago in ((START, 100), (looked, 10), (point(1), 0)):
+        append(run.events, {**event, "time": time.time() - ago})
+    state = tick({"run": run.id, "offset": 0}, store)["state"]
+    each, left = 10, START["max_steps"] - 1
+    assert state["remaining"] == pytest.approx(each * left, rel=0.05)
+    assert state["elapsed"] == pytest.approx(100, rel=0.05)
+
+
 def test_what_a_run_takes_stands_in_its_head_and_its_plan_beside_it_at_the_end(
     store: RunStore,
 ) -> None:

@@ -201,6 +201,7 @@ function head() {
     const news = aboutKey && JSON.parse(aboutKey)[0] === followed;
     aboutKey = key; learn();
     if (s.problem) log();
-    if (news) trigger('change', {});
+    // The list says it at once, too.
+    if (news) { trigger('change', {}); runList(Date.now()); }
   }
 }
