@@ -205,11 +205,9 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                     total=None,
                     trained_from=now,
                 )
-            case "log" | "eval" as kind:
-                state = replace(state, **known, status="running")
-                if kind == "eval" and state.step == state.first_step:
-                    # The look before the first step is no part of what the steps take.
-                    state = replace(state, trained_from=now)
+            case "log" | "eval":
+                begun = _begun(state, event, now)
+                state = replace(state, **known, status="running", trained_from=begun)
             case "predicted" | "measured" | "use" as kind:
                 held: dict[str, Any] = {kind: {k: v for k, v in event.items() if k != "type"}}
                 state = replace(state, **held)
@@ -229,6 +227,12 @@ def fold(state: RunState, events: list[Event]) -> RunState:
             case _:
                 pass
     return state
+
+
+def _begun(state: RunState, event: Event, now: float | None) -> float | None:
+    """When the steps began: the look before the first one is no part of what they take."""
+    before = event["type"] == "eval" and event.get("step") == state.first_step
+    return now if before else state.trained_from
 
 
 def _problem(event: Event) -> dict[str, str]:

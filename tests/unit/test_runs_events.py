@@ -162,7 +162,8 @@ def test_the_state_is_what_the_events_add_up_to() -> None:
         2.375,
         2.0,
     )
-    assert (end.started, end.trained_from, end.updated) == (1.0, 3.0, 6.0)
+    # The steps began after the look before the first one.
+    assert (end.started, end.trained_from, end.updated) == (1.0, 3.5, 6.0)
     assert end.tokens_per_second == 80.0 and end.notes == ("slow disk",) and end.device == "CPU"
     assert end.problem is None
 
