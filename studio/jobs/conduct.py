@@ -40,7 +40,7 @@ def ensure(settings: Settings) -> None:
 
 def make_ready(settings: Settings) -> None:
     """Somebody looks at a page: sees to it that a run which they start begins soon."""
-    if expect(settings) and expected(settings) and not is_held(_lock(settings)):
+    if expect(settings) and not is_held(_lock(settings)):
         _spawn(settings)
 
 

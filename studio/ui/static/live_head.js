@@ -16,8 +16,9 @@ const QUIET = ['talk', 'resume', 'enqueue', 'first', 'stop', 'pause', 'kill', 'u
 const PRIMARY = ['talk', 'resume', 'enqueue', 'first'];
 
 async function learn() {
-  const id = followed, got = await ask('about', { run: id });
-  // Not answered: asked again with the next news.
+  const id = followed, got = await ask('about', { run: id, anew: Date.now() });
+  // Anew, for somebody may have changed it since the last answer. Not answered: asked again with the
+  // next news.
   if (!got) aboutKey = '';
   if (!got || id !== followed) return;
   about = got.gone ? null : got;
