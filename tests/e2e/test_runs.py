@@ -122,7 +122,7 @@ def test_paused_changed_killed_with_the_server_and_it_goes_on(
     steps = [point["step"] for point in run.history() if "loss" in point]
     assert steps == list(range(1, _STEPS + 1)), "a point was lost, or told twice"
     _points(watched, _STEPS - 1)
-    assert page.locator("#talk").is_visible()
+    expect(page.locator("#talk")).to_be_visible()
     assert watched.errors == []
 
 
