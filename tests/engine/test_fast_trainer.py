@@ -104,6 +104,21 @@ def test_the_run_is_the_plain_run(
             torch.testing.assert_close(parameter, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_checkpointing_computes_a_layer_twice(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tiny_model, tmp_path, activation_checkpointing=True, max_steps=1)
+    passes = []
+    mlp = type(run.model.get_base_model().model.layers[0].mlp)
+    before = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda *a, **k: (passes.append(1), before(*a, **k))[1])
+    engaged(run)
+    passes.clear()
+    run.train()
+    layers = run.model.config.num_hidden_layers
+    assert len(passes) == layers * run.args.gradient_accumulation_steps * 2
+
+
 def test_what_it_saves_is_an_ordinary_adapter(tiny_model: Path, tmp_path: Path) -> None:
     run = trainer(tiny_model, tmp_path / "run")
     engaged(run)

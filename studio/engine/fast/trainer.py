@@ -32,7 +32,7 @@ class FastTrainer(SFTTrainer):
         if plan.tokens is None and self.args.packing and fixed:
             tokens = self.args.per_device_train_batch_size * self.args.max_length
             plan = replace(plan, tokens=tokens)
-        if self.args.gradient_checkpointing and not plan.replay:
+        if self.args.activation_checkpointing and not plan.replay:
             plan = replace(plan, replay=self.model.config.get_text_config().num_hidden_layers)
         longest = -(-self._longest() // _ROUND) * _ROUND
         applied = apply(self.model, plan, note, longest)
@@ -44,13 +44,15 @@ class FastTrainer(SFTTrainer):
             self._tokenizer.pad_token_id, longest, plan.tokens, exact=not fixed
         )
         self._settle_arguments()
+        # All of it: a loaded model is in its evaluating mode, the adapter around it is not.
+        self.model.train()
         self._sums: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.fast = applied
         return applied
 
     def _settle_arguments(self) -> None:
-        # Replayed layers take its place.
-        self.args.gradient_checkpointing = False
+        # Replayed layers take its place. It has two names, and transformers reads the new one.
+        self.args.activation_checkpointing = self.args.gradient_checkpointing = False
         # A copy that the host waits for would let the GPU run dry at every micro-batch.
         self.accelerator.dataloader_config.non_blocking = True
         if self.args.optim == OptimizerNames.ADAMW_TORCH and self.args.device.type == "cuda":
