@@ -19,6 +19,7 @@ from transformers import (
 
 from studio.engine.fast import Applied, Plan, apply
 from studio.engine.fast.batch import Flat
+from studio.engine.fast.replay import HostStash
 
 pytestmark = [
     pytest.mark.gpu,
@@ -223,3 +224,13 @@ def test_kernels_compute_what_torch_computes() -> None:
     expected = (y.double() + u.double() @ v.double()).float()
     kernels.thin_add(y, u, v)
     torch.testing.assert_close(y.float(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_what_a_slot_was_stays_once_a_longer_batch_has_outgrown_it() -> None:
+    stash = HostStash(torch.device("cuda"))
+    short, long = (torch.full((1, n, 8), float(n), device="cuda") for n in (4, 6))
+    stash.put(0, short)
+    was = stash._slots[0]
+    stash.put(0, long)
+    assert stash._outgrown == [was] and stash._slots[0] is not was
+    assert torch.equal(stash.take(0, long.shape), long)

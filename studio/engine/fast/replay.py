@@ -15,11 +15,13 @@ Run = Callable[[Tensor, bool], Tensor]
 
 class HostStash:
     """Layer inputs in pinned memory of the host, one slot a layer, moved on a stream of their own
-    and fetched one layer ahead. Slots stay where they are, so a recorded graph can use them."""
+    and fetched one layer ahead. What a slot was stays where it is, also once a longer batch has
+    outgrown it: recorded graphs read and write there."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._slots: dict[int, Tensor] = {}
+        self._outgrown: list[Tensor] = []
         self._leaving: tuple[Tensor, torch.cuda.Event] | None = None
         self._fetched: dict[int, tuple[Tensor, torch.cuda.Event]] = {}
 
@@ -28,6 +30,8 @@ class HostStash:
         self._settle()
         host = self._slots.get(slot)
         if host is None or host.numel() < x.numel():
+            if host is not None:
+                self._outgrown.append(host)
             host = torch.empty(x.numel(), dtype=x.dtype, pin_memory=True)
             self._slots[slot] = host
         self._stream.wait_stream(torch.cuda.current_stream())

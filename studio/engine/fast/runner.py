@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch._dynamo.config
 import torch._functorch.config
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from studio.engine.fast.recognize import Anatomy
 from studio.engine.fast.replay import HostStash, replayed
 
 Mode = Literal["off", "eager", "compiled"]
+# Layers that the compiler may meet which differ in their adapters' ranks or their attention, times
+# the kinds of pass; its own limit is 8.
+_KINDS = 64
 # Keep what products made and make again what is elementwise, even where that costs backward a
 # write: norm and activation outputs, 4 hidden + 2 intermediate bytes a token and layer.
 _KEEP_PRODUCTS = {
@@ -71,7 +75,7 @@ class Runner:
         backward, which then has to be inside as well."""
         before, self._mode, self._replaying = self._mode, mode, replay
         try:
-            with packed(self._anatomy.config):
+            with packed(self._anatomy.config), torch._dynamo.config.patch(recompile_limit=_KINDS):
                 yield
         finally:
             self._mode = before

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 Batch = dict[str, Any]
 Note = Callable[[str], None]
@@ -18,6 +19,7 @@ _FAILURES = (
     ImportError,
     OSError,
     subprocess.SubprocessError,
+    FailOnRecompileLimitHit,
 )
 _MOST_GRAPHS = 48  # each takes some tens of MB of the driver's memory
 
