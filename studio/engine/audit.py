@@ -5,12 +5,10 @@ about 100 bytes a row, and never a row's text for longer than it is looked at.
 """
 
 import gc
-import json
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,7 @@ from studio.engine.audit_rows import CHUNK, Examiner, Noted
 from studio.engine.audit_sums import Sums
 from studio.engine.audit_tokens import Measurer
 from studio.engine.encode import Encoder
-from studio.engine.preview import histogram
+from studio.engine.preview import context, histogram
 from studio.engine.report import Report
 from studio.engine.source import resolve
 from studio.engine.takers import example_problem
@@ -54,7 +52,7 @@ class Audit:
         folder = resolve(spec.model, settings, report, weights=False)
         report.stage("loading the tokenizer")
         tokenizer = load_tokenizer(folder, spec.data)
-        return cls(spec, data, tokenizer, _context(folder))
+        return cls(spec, data, tokenizer, context(folder))
 
     def run(self, report: Report, scratch: Path, crew: int | None = None) -> Found:
         """Looks at all rows, with as many processes as there are cores, or `crew`. `scratch`: a
@@ -109,12 +107,6 @@ class Audit:
         # Where everything is learned, no answer has to be found.
         free = self.spec.data.train_on == "everything"
         return [f for f in found if not (free and f.severity == "stop")]
-
-
-def _context(folder: Path) -> int | None:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    length = config.get("max_position_embeddings")
-    return length if isinstance(length, int) else None
 
 
 def audit(spec: RunSpec, settings: Settings, report: Report, scratch: Path) -> Found:

@@ -20,6 +20,7 @@ from studio.engine.batches import learned
 from studio.engine.encode import IGNORED
 from studio.engine.load import Hardware
 from studio.engine.report import Reporter
+from studio.plan.machine import first_visible
 
 _EVERY_S = 2.0
 _ASK_EVERY_S = 5.0
@@ -101,7 +102,7 @@ class Smi:
             query = ["--query-gpu=power.draw,temperature.gpu", "--format=csv,noheader,nounits"]
             with suppress(OSError):
                 self._asked = subprocess.Popen(
-                    [self._program, *query, "--id=0"],
+                    [self._program, *query, f"--id={first_visible()}"],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     text=True,

@@ -18,6 +18,8 @@ from studio.engine.source import resolve
 from studio.engine.takers import example_problem, row_limit
 from studio.engine.tokenizer import Tokenizer, load_tokenizer
 from studio.errors import StudioError
+from studio.plan.shapes import text_config
+from studio.plan.summary import number
 from studio.settings import Settings
 from studio.spec import DataSection, ModelSection, RunSpec
 
@@ -67,7 +69,7 @@ class Preview:
             "parts": {p: len(getattr(parts, p)) for p in ("train", "validation", "test")},
             "layout": vars(data.layout),
             "columns": data.columns,
-            "context": _context(folder),
+            "context": context(folder),
             "note": loaded.note,
             "findings": to_dicts(template.examine(loaded.tokenizer, spec.data, tools=tools)),
             "rows": rows,
@@ -316,7 +318,7 @@ def _signature(path: Path) -> object:
     return (path, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
-def _context(folder: Path) -> int | None:
+def context(folder: Path) -> int | None:
+    """The longest row that the folder's model was made for, where its config tells."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    length = config.get("max_position_embeddings")
-    return length if isinstance(length, int) else None
+    return number(text_config(config), "max_position_embeddings") or None

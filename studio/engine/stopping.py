@@ -1,6 +1,8 @@
 """Ending a run before its time, once its evaluations get no better; and never beginning one whose
 settings its rows can't honour."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
@@ -11,10 +13,16 @@ from studio.plan.possible import problems
 from studio.spec import RunSpec
 
 
-def refuse_impossible(spec: RunSpec, steps: int | None = None, held: int | None = None) -> None:
-    """Raises SpecError with all that this machine can't honour, or, where they are known, a run of
-    so many `steps` or so few rows `held` back."""
-    found = problems(spec, machine(), steps, held)
+def refuse_impossible(
+    spec: RunSpec,
+    steps: int | None = None,
+    held: int | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Raises SpecError with all that this machine can't honour, or, where they are known, the model
+    in `folder`, a run of so many `steps` or so few rows `held` back."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else None
+    found = problems(spec, machine(), steps, held, config)
     if found:
         raise SpecError(found)
 

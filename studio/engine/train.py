@@ -44,6 +44,7 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     where = hardware(spec.model)
     report.stage("finding the model")
     folder = resolve(spec.model, settings, report)
+    refuse_impossible(spec, folder=folder)
     report.stage("reading the data")
     data = open_data(spec.data, settings, report)
     loaded = load_tokenizer(folder, spec.data)

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from studio.data import is_ready, open_data
+from studio.data import Data, is_ready, open_data
 from studio.data.measure import characters
 from studio.errors import StudioError
+from studio.jobs.audit import audit_result
 from studio.jobs.bench import Bench
 from studio.jobs.export import busy
 from studio.jobs.spawn import spawn, writing
@@ -24,7 +25,7 @@ from studio.plan.model import planned
 from studio.plan.summary import Summary
 from studio.runs import Run, RunState, RunStore, events
 from studio.settings import Settings
-from studio.spec import RunSpec, with_values
+from studio.spec import NEXT_TOKEN, RunSpec, with_values
 
 _SAMPLE = 200
 # Where the rows are not here: a thousand of a thousand characters.
@@ -96,7 +97,18 @@ def _rows(settings: Settings, spec: RunSpec) -> Rows | None:
         return None
     data = open_data(spec.data, settings)
     parts = data.parts(spec.train.seed)
-    return Rows.of_characters(len(parts.train), len(parts.validation), characters(data, _SAMPLE))
+    return rows_of(settings, spec, data, len(parts.train), len(parts.validation))
+
+
+def rows_of(settings: Settings, spec: RunSpec, data: Data, train: int, held: int) -> Rows:
+    """`train` rows to learn from and `held` ones, with their lengths: of all, where they were
+    checked, else guessed from the characters of the first."""
+    report = audit_result(settings, spec) if spec.train.trainer in NEXT_TOKEN else None
+    if report is None:
+        return Rows.of_characters(train, held, characters(data, _SAMPLE))
+    scored = report.counts["trained_tokens"] / max(1, report.counts["tokens"])
+    told = report.lengths
+    return Rows.of_bins(train, held, told["bins"], told["longest"], scored)
 
 
 def _learned(store: RunStore, spec: RunSpec, here: Machine, summary: Summary) -> Learned:

@@ -7,6 +7,7 @@ from typing import Any
 
 from studio.errors import Problem
 from studio.plan.machine import Machine
+from studio.plan.shapes import text_config
 from studio.spec import ModelSection, RunSpec, used
 
 # Ways in which a checkpoint may be quantized already, and peft trains an adapter on it: the module
@@ -96,7 +97,7 @@ def model_problems(
             {"model.quantization": "nf4"},
         )
     yield from stored_problems(section, spec.adapter.method, config)
-    layers = (config or {}).get("num_hidden_layers")
+    layers = text_config(config or {}).get("num_hidden_layers")
     above = [n for n in spec.adapter.layers_to_transform if isinstance(layers, int) and n >= layers]
     if above and used("adapter.layers_to_transform", {"adapter": {"method": spec.adapter.method}}):
         yield Problem(

@@ -16,6 +16,7 @@ from studio.plan.machine import Machine, gb
 from studio.plan.memory import on_gpu, plain_because
 from studio.plan.model import outline
 from studio.plan.possible import problems
+from studio.plan.shapes import unfit, unknown
 from studio.plan.summary import Summary
 from studio.spec import NEXT_TOKEN, RunSpec, refusals, value_at, with_values
 
@@ -55,7 +56,7 @@ def choose(
     """The choice for such a run, or None where nothing is known of the model."""
     if not summary.parameters:
         return None
-    base = _possible(spec, machine)
+    base = _possible(spec, machine, summary)
     made = [
         (changed, plan(changed, summary, machine, rows, learned))
         for changed in _candidates(base, summary, machine, rows)
@@ -101,9 +102,10 @@ def _differences(before: RunSpec, after: RunSpec) -> dict[str, Any]:
     }
 
 
-def _possible(spec: RunSpec, machine: Machine) -> RunSpec:
-    """The spec with what this machine can't do mended, and in the numbers that it is best at."""
-    for problem in problems(spec, machine):
+def _possible(spec: RunSpec, machine: Machine, summary: Summary) -> RunSpec:
+    """The spec with what this machine or model can't do mended, and in the numbers that it is best
+    at."""
+    for problem in problems(spec, machine, config=summary.config):
         spec = _with(spec, problem.changes) or spec
     return _with(spec, {"model.dtype": "auto"}) or spec
 
@@ -119,7 +121,7 @@ def _with(spec: RunSpec, changes: dict[str, Any]) -> RunSpec | None:
 def _candidates(spec: RunSpec, summary: Summary, machine: Machine, rows: Rows) -> Iterator[RunSpec]:
     """The spec, and all that learns the same in another way."""
     yield spec
-    for engine in _engines(spec, machine):
+    for engine in _engines(spec, machine, summary):
         for quantization in _quantizations(spec, summary):
             for order in _orders(spec, machine, engine, rows):
                 for kept in _kept(engine, summary.layers):
@@ -134,10 +136,11 @@ def _candidates(spec: RunSpec, summary: Summary, machine: Machine, rows: Rows) -
                         yield changed
 
 
-def _engines(spec: RunSpec, machine: Machine) -> list[str]:
+def _engines(spec: RunSpec, machine: Machine, summary: Summary) -> list[str]:
     """auto on a GPU; a CPU is not what auto means by fast, but gains from it too: rows without
     padding, and no loss for what is not scored."""
-    if refusals(spec):
+    config = summary.config or {}
+    if refusals(spec) or unfit(config) or unknown(config):
         return ["auto"]
     return ["auto"] if on_gpu(spec, machine) else ["fast", "auto"]
 
@@ -174,11 +177,12 @@ def _orders(spec: RunSpec, machine: Machine, engine: str, rows: Rows) -> Iterato
 
 
 def _packed(spec: RunSpec, rows: Rows, effective: int) -> Iterator[dict[str, Any]]:
-    """The same tokens a step as full sequences, where a step has as many as the longest row."""
+    """The same tokens a step as full sequences, where a step has as many as the longest row. Only
+    where all rows were counted: by a guess other rows would be in a step, and the longest cut."""
     train = spec.train
     cut = rows.cut(train.max_length)
     tokens = effective * cut.mean
-    if tokens < cut.longest or len(cut.lengths) < 2:
+    if not rows.exact or tokens < cut.longest or len(cut.lengths) < 2:
         return
     length = min(train.max_length, 8 * math.ceil(tokens / 8))
     sequences = max(1, round(tokens / (0.96 * length)))

@@ -13,6 +13,7 @@ _CHARACTERS_PER_TOKEN = 3.6
 _AROUND = 30
 _SCORED = 0.5  # of a chat's tokens: its answers
 _PACKED = 0.96  # of a sequence that is filled with whole rows
+_FROM_BINS = 500  # lengths that stand for those of a histogram
 _LEAST = 256  # tokens; below it a GPU is no faster
 
 
@@ -42,6 +43,23 @@ class Rows:
         """From the rows' lengths in characters; about."""
         tokens = (round(n / _CHARACTERS_PER_TOKEN) + _AROUND for n in characters)
         return cls(train, eval, tuple(tokens) or (_AROUND,), scored=_SCORED)
+
+    @classmethod
+    def of_bins(
+        cls,
+        train: int,
+        eval: int,
+        bins: Sequence[tuple[int, int, int]],
+        longest: int,
+        scored: float,
+    ) -> "Rows":
+        """From a count of all rows: `bins` of (from, to, rows) in tokens, the longest row's tokens
+        and the share of tokens that are scored."""
+        total = sum(count for _, _, count in bins)
+        tokens: list[int] = []
+        for begin, end, count in bins:
+            tokens += [(begin + end) // 2] * round(_FROM_BINS * count / max(1, total))
+        return cls(train, eval, (*(min(n, longest) for n in tokens), longest), True, scored)
 
     def cut(self, most: int) -> "Cut":
         """The rows' lengths with what is longer than `most` tokens cut off."""

@@ -74,10 +74,16 @@ def _cores() -> int:
     return max(1, min(usable, round(limits.cores() or usable)))
 
 
+def first_visible() -> str:
+    """The GPU that a run will use, by the number or the name that CUDA_VISIBLE_DEVICES has for it;
+    empty or -1 where it hides all."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+
+
 def _chosen(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """The GPUs with the one first that a run will use: the first that CUDA_VISIBLE_DEVICES names.
     CUDA sees none where that is empty, or no GPU's number."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    first = first_visible()
     if first.isdecimal():
         at = int(first)
         return (*gpus[at : at + 1], *gpus[:at], *gpus[at + 1 :]) if at < len(gpus) else ()

@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from studio.plan.machine import Machine
-from studio.plan.shapes import unfit, widths
+from studio.plan.shapes import unfit, unknown, widths
 from studio.plan.summary import Summary
 from studio.plan.trained import trainable
 from studio.spec import NEXT_TOKEN, RunSpec, refusals
@@ -104,7 +104,10 @@ def plain_because(spec: RunSpec, machine: Machine, summary: Summary) -> str:
         return "auto takes the fast path on GPUs from Ampere on"
     if reasons := refusals(spec):
         return reasons[0].rstrip(".")
-    return unfit(summary.config or {})
+    # A layer that the fast path does not know is trained the plain way, which takes more memory:
+    # what is not sure is planned so.
+    config = summary.config or {}
+    return unfit(config) or unknown(config)
 
 
 def dtype_bytes(spec: RunSpec, machine: Machine) -> int:

@@ -11,7 +11,7 @@ from studio.errors import StudioError
 from studio.plan import gguf_file
 from studio.plan.catalogue import CATALOGUE, Entry
 from studio.plan.known import known_config
-from studio.plan.shapes import shapes
+from studio.plan.shapes import shapes, text_config
 from studio.plan.summary import Shape, Summary, number
 from studio.settings import Settings
 
@@ -140,16 +140,24 @@ def outline(name: str, config: dict[str, Any]) -> Summary:
         name=name,
         ready=False,
         parameters=sum(prod(s.dims) for s in found),
-        layers=number(config, "num_hidden_layers"),
-        hidden_size=number(config, "hidden_size"),
-        vocab_size=number(config, "vocab_size"),
-        context=number(config, "max_position_embeddings"),
+        **_sizes(config),
         architecture=_architecture(config),
         template="told once its files are here",
         licence="see its page on the Hub",
         shapes=found,
         config=config,
     )
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    """The summary's sizes, of the part of the model that is about text."""
+    held = text_config(config)
+    return {
+        "layers": number(held, "num_hidden_layers"),
+        "hidden_size": number(held, "hidden_size"),
+        "vocab_size": number(held, "vocab_size"),
+        "context": number(held, "max_position_embeddings"),
+    }
 
 
 def _from_entry(entry: Entry) -> Summary:
@@ -187,10 +195,7 @@ def _from_gguf(name: str, path: Path) -> Summary:
         name=name,
         ready=True,
         parameters=sum(prod(dims) for _name, dims in tensors),
-        layers=number(config, "num_hidden_layers"),
-        hidden_size=number(config, "hidden_size"),
-        vocab_size=number(config, "vocab_size"),
-        context=number(config, "max_position_embeddings"),
+        **_sizes(config),
         architecture=f"{_architecture(config)}, from a GGUF",
         template="told once it is unpacked",
         licence="see the model's own page",
@@ -218,10 +223,7 @@ def _from_folder(name: str, folder: Path) -> Summary:
         name=name,
         ready=True,
         parameters=sum(prod(s.dims) for s in shapes),
-        layers=number(config, "num_hidden_layers"),
-        hidden_size=number(config, "hidden_size"),
-        vocab_size=number(config, "vocab_size"),
-        context=number(config, "max_position_embeddings"),
+        **_sizes(config),
         architecture=_architecture(config),
         template=template,
         licence=entry.licence if entry else "see the model's own page",

@@ -17,6 +17,15 @@ _NORMED_HEADS = ("qwen3", "gemma3_text")
 _FOUR_NORMS = ("gemma2", "gemma3_text")
 _SOFTENED = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+# What a config leaves out because transformers has it as the kind's default, where it is not a
+# number that follows from the others.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "max_position_embeddings": 131_072,
+    },
+}  # fmt: skip
+_DROPOUTS = ("attention_dropout", "resid_pdrop", "embd_pdrop")
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,8 @@ class Widths:
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that is about text."""
     inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
+    held = inner if isinstance(inner, dict) else config
+    return {**_DEFAULTS.get(str(held.get("model_type")), {}), **held}
 
 
 def widths(config: dict[str, Any], hidden: int = 0) -> Widths:
@@ -64,8 +74,24 @@ def unfit(config: dict[str, Any]) -> str:
     """Why the fast path does not know such a model, as far as its config tells; or nothing."""
     if is_mixture(config):
         return "the model is a mixture of experts"
-    changed = [n for n in _SOFTENED if text_config(config).get(n) not in (None, 1, 1.0)]
-    return f"the model changes its logits ({changed[0]})" if changed else ""
+    if "text_config" in config:
+        return "the model is made for more than text, and its decoder is a part of it"
+    held = text_config(config)
+    if changed := [n for n in _SOFTENED if held.get(n) not in (None, 1, 1.0)]:
+        return f"the model changes its logits ({changed[0]})"
+    if held.get("attn_logit_softcapping") is not None:
+        return "the model changes its attention's scores (attn_logit_softcapping)"
+    dropped = [n for n in _DROPOUTS if held.get(n)]
+    return f"the model has dropout of its own ({dropped[0]})" if dropped else ""
+
+
+def unknown(config: dict[str, Any]) -> str:
+    """Why it is not known before the run whether the fast path fits such a model, or nothing: only
+    the layers themselves tell of a kind that is not among those here."""
+    kind = text_config(config).get("model_type")
+    if not config or kind in _FAMILIES:
+        return ""
+    return f"whether the fast path fits layers of the kind {kind} shows once they are loaded"
 
 
 def shapes(config: dict[str, Any]) -> tuple[Shape, ...]:

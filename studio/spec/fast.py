@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 _TORCH = "https://docs.pytorch.org/docs/stable"
 _GROUP = "Fast path"
+# Of dtype and bnb_4bit_compute_dtype: auto is bfloat16 on the GPUs that the fast path knows.
+_SAME_NUMBERS = {
+    *((dtype, "auto") for dtype in ("auto", "float32", "bfloat16")),
+    ("auto", "bfloat16"),
+    ("bfloat16", "bfloat16"),
+    ("float32", "float32"),
+}
 Switch = Literal["auto", "always", "never"]
 
 
@@ -113,6 +120,13 @@ def refusals(spec: "RunSpec") -> list[str]:
         "it can't do float16; use bfloat16.": spec.model.dtype == "float16",
         f"it can't read {spec.model.quantization} weights; use none or nf4.": (
             spec.model.quantization in ("int8", "hqq", "torchao")
+        ),
+        "it has a fused attention of its own, not eager; set attn_implementation to sdpa.": (
+            spec.model.attn_implementation == "eager"
+        ),
+        "it unpacks 4-bit weights into the run's numbers; set bnb_4bit_compute_dtype to auto.": (
+            spec.model.quantization in ("nf4", "fp4")
+            and (spec.model.dtype, spec.model.bnb_4bit_compute_dtype) not in _SAME_NUMBERS
         ),
         "float8 starts from 16-bit weights; set quantization to none.": (
             spec.fast.float8 and spec.model.quantization != "none"

@@ -96,7 +96,7 @@ class ModelSection(Section):
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = option(
         "sdpa",
         "How attention is computed. sdpa is fast everywhere; flash_attention_2 is faster on long "
-        "rows where it is installed; eager is the reference.",
+        "rows where it is installed; eager is the reference. The fast path has one of its own.",
         label="Attention",
         group="Loading",
         link=f"{_HF}/transformers/attention_interface",

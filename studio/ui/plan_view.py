@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from studio.data.measure import characters
 from studio.errors import StudioError
+from studio.jobs.plan import rows_of
 from studio.plan.auto import Choice, choose
 from studio.plan.estimate import Plan, duration, plan
 from studio.plan.learned import Learned, learned
-from studio.plan.lengths import Rows
 from studio.plan.machine import Machine, gb, machine
 from studio.plan.memory import engine_of, on_gpu
 from studio.plan.model import summarize
@@ -23,7 +22,6 @@ from studio.ui import html, rows
 from studio.ui.context import model_folder
 from studio.ui.run_view import label
 
-_SAMPLE = 200
 _NEAR, _MOST_CHOSEN = 2**28, 32
 _chosen: dict[tuple[Any, ...], Choice | None] = {}
 
@@ -46,7 +44,7 @@ def planned(settings: Settings, store: RunStore, spec: RunSpec) -> Planned | Non
         return None
     model_folder(settings, spec)
     summary, here = summarize(spec.model.name_or_path, settings, spec.model.revision), machine()
-    known = Rows.of_characters(counts.train, counts.validation, characters(data, _SAMPLE))
+    known = rows_of(settings, spec, data, counts.train, counts.validation)
     device = here.gpus[0].name if on_gpu(spec, here) else "CPU"
     taught = learned(store, spec, device, engine_of(spec, here, summary))
     found = plan(spec, summary, here, known, taught)

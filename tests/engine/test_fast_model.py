@@ -13,18 +13,25 @@ from transformers import (
     BitsAndBytesConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     Phi3Config,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    Starcoder2Config,
 )
 
 from studio.engine.fast import Applied, Plan, Refused, apply
 from studio.engine.fast.batch import Flat
-from studio.engine.fast.recognize import machine_reasons, recordable
+from studio.engine.fast.recognize import machine_reasons, read, recordable
+from studio.plan.shapes import unfit, unknown
 from tests.engine.helpers import Recorder
 
 SIZES = {
@@ -199,6 +206,22 @@ def test_four_bit_weights_give_bitsandbytes_loss_and_gradients(
     compare(model, Plan())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_more_kinds_of_layers_than_the_compiler_takes_are_survived_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("studio.engine.fast.runner.inductor", aot_eager)
+    ranks = {r"layers\.1\..*": 2, r"layers\.2\..*": 3}
+    torch._dynamo.reset()
+    compare(lora(FAMILIES["llama"](), rank_pattern=ranks), Plan(compile=True))
+    monkeypatch.setattr("studio.engine.fast.runner._KINDS", 1)
+    torch._dynamo.reset()
+    recorder = Recorder()
+    fast = applied(lora(FAMILIES["llama"](), rank_pattern=ranks), Plan(compile=True), recorder)
+    fast.step(Flat(0, longest=30)(examples()), torch.tensor(COUNT))
+    assert fast.step.how == "not compiled" and "uncompiled" in recorder.notes[0]
+
+
 def test_a_failing_compiler_is_survived_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no C compiler")
@@ -255,6 +278,36 @@ def declined(model: Any, plan: Plan | None = None) -> str:
 def test_models_that_it_declines(config: Any, word: str) -> None:
     model = lora(config())
     assert word in declined(model)
+
+
+ELSEWHERE: dict[str, Any] = {
+    **FAMILIES,
+    "gemma": lambda: GemmaConfig(**SIZES, head_dim=8),
+    "smollm3": lambda: SmolLM3Config(**SIZES),
+    "granite": lambda: GraniteConfig(**SIZES),
+    "gemma2": lambda: Gemma2Config(**SIZES, head_dim=8),
+    "mixtral": lambda: MixtralConfig(**SIZES, num_local_experts=2),
+    "attention": lambda: LlamaConfig(**SIZES, attention_dropout=0.1),
+    "residual": lambda: Phi3Config(**SIZES, resid_pdrop=0.1),
+    "scaled": lambda: GraniteConfig(**SIZES, logits_scaling=8.0),
+    "phi": lambda: PhiConfig(**SIZES),
+    "olmo2": lambda: Olmo2Config(**SIZES),
+    "starcoder2": lambda: Starcoder2Config(**SIZES),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's, about layers of other shapes
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_the_plan_never_counts_on_a_fast_path_that_does_not_fit(family: str) -> None:
+    config = ELSEWHERE[family]()
+    anatomy, _ = read(lora(config))
+    told = config.to_dict()
+    if anatomy is None:
+        assert unfit(told) or unknown(told)
+    else:
+        assert not unfit(told)
+    if family in FAMILIES:
+        assert anatomy is not None and not unknown(told)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,16 @@ def test_a_module_that_the_model_lacks(new_run: NewRun, train_here: TrainHere) -
     assert "no module query" in end["message"] and "q_proj" in end["hint"]
 
 
+def test_rows_longer_than_the_model_was_made_for_are_refused(
+    new_run: NewRun, train_here: TrainHere, tiny_model: Path
+) -> None:
+    context = json.loads((tiny_model / "config.json").read_text())["max_position_embeddings"]
+    run = new_run(train={"max_length": context + 8})
+    assert train_here(run) == 1
+    assert str(context) in ended(run)["message"]
+    assert of_kind(run, "log") == []
+
+
 def test_a_loss_that_explodes_is_named_with_its_step(
     new_run: NewRun, train_here: TrainHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
+from studio.jobs.plan import rows_of
 from studio.plan.auto import choose
 from studio.plan.estimate import plan
 from studio.plan.learned import NOTHING
@@ -136,6 +137,26 @@ def test_what_an_audit_found_holds_a_start_back(
     assert refused(settings, held) == {"data.path": "3 rows leak."}
     held["data"]["accepted"] = ["leaked"]
     runs_tab.judge(settings, parse(held))
+
+
+def test_rows_that_were_checked_are_planned_by_their_lengths(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(settings.workspace / "a.jsonl", ROW * 4)
+    spec = parse({"data": {"path": "a.jsonl"}})
+    opened = rows.opened(settings, spec)
+    assert opened is not None
+    guessed = rows_of(settings, spec, opened, 90, 10)
+    assert (guessed.train, guessed.eval, guessed.exact) == (90, 10, False)
+    lengths = {"bins": [[0, 10, 60], [10, 20, 0], [20, 30, 40]], "longest": 27}
+    counts: dict[str, int | float] = {"tokens": 1300, "trained_tokens": 650}
+    monkeypatch.setattr("studio.jobs.plan.audit_result", lambda *_: Report(counts, (), lengths))
+    found = rows_of(settings, spec, opened, 90, 10)
+    assert found.exact and found.scored == 0.5 and max(found.lengths) == 27
+    assert found.cut(1000).mean == pytest.approx(0.6 * 5 + 0.4 * 25, rel=0.01)
+    # Answers that are compared are counted in another way.
+    pairs = parse({"data": {"path": "a.jsonl"}, "train": {"trainer": "dpo"}})
+    assert not rows_of(settings, pairs, opened, 90, 10).exact
 
 
 @pytest.mark.parametrize(

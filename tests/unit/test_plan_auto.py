@@ -20,7 +20,7 @@ from studio.runs.events import append
 from studio.spec import DEFAULTS, RunSpec, load, with_overrides, with_values
 
 CPU = Machine(2, int(16e9), int(12e9), ())
-ROWS = Rows(900, 50, (60, 80, 120, 400) * 50)
+ROWS = Rows(900, 50, (60, 80, 120, 400) * 50, exact=True)
 
 
 def model(name: str) -> Summary:
@@ -42,6 +42,26 @@ def tokens_a_step(spec: RunSpec) -> float:
     size = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
     cut = ROWS.cut(1024)
     return 0.96 * size * spec.train.max_length if spec.train.packing else size * cut.mean
+
+
+def test_nothing_is_packed_by_a_guess_of_the_rows_lengths() -> None:
+    asked = ("train.per_device_train_batch_size=16", "train.max_length=2048")
+    guess = Rows(900, 50, ROWS.lengths)
+    found = chosen("meta-llama/Llama-3.2-3B", "4090", *asked, rows=guess)
+    assert not {"train.packing", "train.max_length"} & set(found.changes)
+    counted = chosen("meta-llama/Llama-3.2-3B", "4090", *asked)
+    # No row is cut that was not before.
+    assert counted.spec.train.max_length >= ROWS.cut(2048).longest
+
+
+@pytest.mark.parametrize("name", ["google/gemma-2-2b", "Qwen/Qwen3-0.6B"])
+@pytest.mark.parametrize("gpu", ["", "t4", "4090"])
+def test_what_is_chosen_can_be_started(name: str, gpu: str) -> None:
+    for engine in ("plain", "auto", "fast"):
+        choice = chosen(name, gpu, f"train.engine={engine}", "train.activation_checkpointing=true")
+        machine = with_gpu(CPU, gpu) if gpu else CPU
+        assert machine is not None
+        assert problems(choice.spec, machine, config=known_config(name)) == []
 
 
 @pytest.mark.parametrize("gpu", ["h100", "a100-40gb", "4090", "t4", "3060", ""])

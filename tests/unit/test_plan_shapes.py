@@ -2,14 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from studio.errors import StudioError
+from studio.plan.estimate import plan
+from studio.plan.gpus import with_gpu
 from studio.plan.known import KNOWN, known_config
+from studio.plan.lengths import Rows
+from studio.plan.machine import Machine
 from studio.plan.model import outline, planned, summarize
-from studio.plan.shapes import shapes
+from studio.plan.shapes import shapes, unfit, unknown
 from studio.settings import Settings
+from studio.spec import DEFAULTS, with_values
 
 # As the models' pages and papers give them.
 PUBLISHED = {
@@ -80,6 +86,39 @@ def test_a_folder_with_nothing_but_a_config_can_be_planned(settings: Settings) -
     (folder / "config.json").write_text('{"model_type": "mamba", "hidden_size": 8}')
     with pytest.raises(StudioError, match=r"config\.json alone"):
         planned("only-config", settings)
+
+
+GEMMA3_4B = {
+    "model_type": "gemma3",
+    "text_config": {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "sliding_window": 1024,
+    },
+}  # fmt: skip
+
+
+def test_the_decoder_of_a_model_for_more_than_text_is_planned_as_what_it_is() -> None:
+    found = outline("gemma-3-4b", GEMMA3_4B)
+    assert (found.layers, found.hidden_size, found.vocab_size) == (34, 2560, 262_208)
+    # As its paper counts them: 675 million in the embedding, 3,209 million in the layers.
+    assert found.parameters == pytest.approx(3.88e9, rel=0.01)
+    spec = with_values(DEFAULTS, {"train.max_length": 4096, "train.packing": True,
+                                  "train.per_device_train_batch_size": 16})  # fmt: skip
+    gpu = with_gpu(Machine(8, int(64e9), int(60e9), ()), "4090")
+    assert gpu is not None
+    made = plan(spec, found, gpu, Rows(900, 0, (4000,) * 50))
+    assert made.engine == "plain" and not made.fits
+    assert made.parts is not None and made.parts.activations > 50e9 and made.parts.logits > 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "phi"}, {"attention_dropout": 0.1}, {"model_type": "olmo2"}]
+)
+def test_what_the_fast_path_may_not_fit_is_planned_the_plain_way(changes: dict[str, Any]) -> None:
+    config = {**(known_config("Qwen/Qwen3-8B") or {}), **changes}
+    assert unfit(config) or unknown(config)
+    # Only what is sure is refused by name.
+    assert bool(unfit(config)) == ("attention_dropout" in changes)
 
 
 def test_a_mixture_of_experts_is_not_guessed() -> None:
