@@ -5,7 +5,7 @@ import json
 import re
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from studio.errors import StudioError
 from studio.plan import gguf_file
@@ -149,7 +149,14 @@ def outline(name: str, config: dict[str, Any]) -> Summary:
     )
 
 
-def _sizes(config: dict[str, Any]) -> dict[str, int]:
+class _Sizes(TypedDict):
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context: int
+
+
+def _sizes(config: dict[str, Any]) -> _Sizes:
     """The summary's sizes, of the part of the model that is about text."""
     held = text_config(config)
     return {
