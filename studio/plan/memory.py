@@ -202,13 +202,18 @@ def _activations(
         eager += (4 + each) * (w.query + w.pair)
     # Uncompiled on a GPU, norms and activations are kept as well.
     lean = fast and not (gpu and spec.fast.compile == "never")
+    # What dropout leaves of each adapter's input, and what it dropped; compiled, both are made
+    # again. A CPU's dropout keeps that in the input's numbers, the fast path's own in bytes.
+    dropped = each + (1.0 if gpu or fast else each)
+    left = read_by_adapters(spec, summary) * (0.0 if lean and gpu else dropped)
     one = eager
     if lean:
         normed = 2 * w.query + 2 * w.pair if w.normed else 0
         one = (4 * w.inner + 4 * w.hidden + 4 * w.query + 4 * w.pair + normed) * each / 2 + small
         # The gradients of the layer that is in hand.
         passing = (4 * w.inner + 4 * w.hidden) * each / 2
-    elif not gpu:
+    one += left
+    if not lean and not gpu:
         # A CPU's attention keeps its scores, for each row of the batch or the packed one.
         rows = 1 if spec.train.packing else spec.train.per_device_train_batch_size
         one += w.heads * tokens / rows * each
@@ -216,6 +221,14 @@ def _activations(
     kept = layers - replayed
     inputs = replayed * w.hidden * each * (0 if fast and gpu and spec.fast.host else 1)
     return tokens * (kept * one + inputs + (one if replayed else 0) + passing)
+
+
+def read_by_adapters(spec: RunSpec, summary: Summary) -> float:
+    """Numbers a token and layer that adapters with dropout read."""
+    if spec.adapter.method != "lora" or not spec.adapter.lora_dropout:
+        return 0.0
+    targets = summary.targets(spec.adapter.target_modules)
+    return sum(s.dims[-1] for s in targets) / max(1, summary.layers)
 
 
 def _replayed(spec: RunSpec, layers: int, fast: bool) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from studio.plan.gpus import kind_of
 from studio.plan.lengths import Rows, Shape
 from studio.plan.machine import Machine
-from studio.plan.memory import engine_of, on_gpu
+from studio.plan.memory import engine_of, on_gpu, read_by_adapters
 from studio.plan.shapes import widths
 from studio.plan.summary import Summary
 from studio.spec import RunSpec
@@ -99,6 +99,8 @@ def _on_gpu(spec: RunSpec, summary: Summary, machine: Machine, shape: Shape, wor
     starts = layers * _STARTS[engine]
     if engine == "fast":
         moved = passed * (w.inner + 2 * w.hidden + w.query + w.pair) * _LAYER_BYTES
+        # Dropout's inputs are written and read once more in 16 bits; not measured.
+        moved += passed * read_by_adapters(spec, summary) * 4.0
         share = _SHARE["float8" if spec.fast.float8 else "fast"]
         return work / (kind.flops * share) + moved / (kind.bandwidth * 1e9) + starts
     moved = shape.usual * summary.vocab_size * _SCORE_BYTES

@@ -108,9 +108,6 @@ def refusals(spec: "RunSpec") -> list[str]:
     }
     if adapter.method == "lora":
         wrong |= {
-            "lora_dropout draws other numbers when a layer is run again; set it to 0.": (
-                adapter.lora_dropout > 0
-            ),
             "DoRA needs the weights' norms in every step; turn use_dora off.": adapter.use_dora,
             "biases are trained too; set bias to none.": adapter.bias != "none",
             "whole modules are trained too; empty modules_to_save.": bool(adapter.modules_to_save),

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from peft import IA3Config, LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -30,7 +34,9 @@ from transformers import (
 
 from studio.engine.fast import Applied, Plan, Refused, apply
 from studio.engine.fast.batch import Flat
+from studio.engine.fast.dropout import Dropout
 from studio.engine.fast.recognize import machine_reasons, read, recordable
+from studio.engine.fast.runner import _KEEP_PRODUCTS
 from studio.plan.shapes import unfit, unknown
 from tests.engine.helpers import Recorder
 
@@ -160,6 +166,93 @@ def test_layers_without_an_adapter_take_part(targets: list[str]) -> None:
 
 def test_rslora_scales_as_peft_does() -> None:
     compare(lora(FAMILIES["llama"](), use_rslora=True, r=9), Plan())
+
+
+def dropping(replay: int = 0, compiled: bool = False, targets: Any = "all-linear") -> Any:
+    """A model with LoRA's dropout on the fast path, and the batch of one document."""
+    model = lora(FAMILIES["llama"](), lora_dropout=0.4, target_modules=targets)
+    fast = applied(model, Plan(replay=replay, compile=compiled))
+    return model, fast, Flat(0, longest=30)([{"input_ids": DOCUMENTS[3]}])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_dropout_draws_the_same_when_a_layer_runs_again(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.engine.fast.runner.inductor", aot_eager)
+    losses, grads = [], []
+    for replay in (0, 2):
+        model, fast, batch = dropping(replay, compiled)
+        for seed in (5, 5, 6):
+            torch.manual_seed(seed)
+            model.zero_grad()
+            fast.draw()
+            losses.append(fast.step(batch, torch.tensor(29.0)).loss.item())
+            grads.append({k: v.clone() for k, v in gradients(model).items()})
+        assert fast.step.how == ("compiled" if compiled else "not compiled")
+    assert losses[0] == losses[1] == pytest.approx(losses[3]) and losses[0] != losses[2]
+    assert losses[2] == pytest.approx(losses[5])
+    assert_same(grads[3], grads[0])
+    assert_same(grads[5], grads[2])
+
+
+def test_dropout_has_the_gradients_of_pefts_own_with_the_same_drawn() -> None:
+    model, fast, batch = dropping(targets=["q_proj", "v_proj", "down_proj"])
+    fast.draw()
+    loss = fast.step(batch, torch.tensor(29.0)).loss
+    found = gradients(model)
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    drawn = [m.lora_dropout["default"] for m in layers]
+    assert all(isinstance(module, Dropout) for module in drawn)
+    fast.restore()
+    assert {type(m.lora_dropout["default"]) for m in layers} == {nn.Dropout}
+    for layer, module in zip(layers, drawn, strict=True):
+        layer.lora_dropout["default"] = module
+    model.zero_grad()
+    ids = torch.tensor([DOCUMENTS[3]])
+    expected = model(input_ids=ids, labels=ids).loss
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+    assert_same(found, gradients(model))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_dropout_keeps_nothing_for_backward_once_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+
+    def look(graph: Any, inputs: Any) -> Any:
+        def forward(module: Any, _: Any) -> Any:
+            made = next(n for n in module.graph.nodes if n.op == "output").args[0]
+            values = [n.meta.get("val") for n in made if hasattr(n, "meta")]
+            wide = [v for v in values if isinstance(v, Tensor) and 64 in v.shape]
+            kept[-1] += sum(v.numel() * v.element_size() for v in wide)
+            return make_boxed_func(module.forward)
+
+        both = aot_autograd(
+            fw_compiler=forward,
+            bw_compiler=lambda module, _: make_boxed_func(module.forward),
+            partition_fn=min_cut_rematerialization_partition,
+        )
+        with torch._functorch.config.patch(_KEEP_PRODUCTS):
+            return both(graph, inputs)
+
+    monkeypatch.setattr("studio.engine.fast.runner.inductor", look)
+    for share in (0.0, 0.4):
+        torch._dynamo.reset()
+        kept.append(0)
+        fast = applied(lora(FAMILIES["llama"](), lora_dropout=share), Plan(compile=True, tokens=64))
+        fast.step(Flat(0, longest=30, tokens=64)(examples()), torch.tensor(COUNT))
+        assert fast.step.how == "compiled"
+    assert 0 < kept[1] <= kept[0]
+
+
+def test_an_evaluation_drops_nothing() -> None:
+    model, fast, batch = dropping()
+    model.eval()
+    first = fast.evaluate(batch, torch.tensor(29.0)).loss
+    fast.draw()
+    assert torch.equal(first, fast.evaluate(batch, torch.tensor(29.0)).loss)
 
 
 # The compiler looks for a gradient at tensors that have none, and torch warns of that.
@@ -313,7 +406,6 @@ def test_the_plan_never_counts_on_a_fast_path_that_does_not_fit(family: str) -> 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"lora_dropout": 0.1}, "dropout"),
         ({"use_dora": True}, "DoRA"),
         ({"bias": "all"}, "Biases"),
         ({"modules_to_save": ["lm_head"]}, "Whole modules"),

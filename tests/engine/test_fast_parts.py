@@ -1,5 +1,6 @@
 """The fast path's parts by themselves, against plain torch and bitsandbytes."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from studio.engine.fast.attention import packed_attention
 from studio.engine.fast.batch import Flat
+from studio.engine.fast.dropout import kept
 from studio.engine.fast.head import head_loss
 from studio.engine.fast.layers import FrozenLinear, freeze, thaw
 from studio.engine.fast.product import products
@@ -151,6 +153,25 @@ def test_the_heads_loss_entropy_and_guesses(chunk: int) -> None:
     torch.testing.assert_close(sums, torch.stack((spread, right)))
     with torch.no_grad():
         torch.testing.assert_close(head_loss(hidden, weight, labels, count, chunk)[0], expected)
+
+
+def test_dropout_keeps_what_it_says_and_no_two_layers_or_batches_the_same() -> None:
+    shape = (400, 300)
+    drawn = {
+        (draw, own): kept(shape, torch.tensor(draw), torch.tensor(own), 0.1)
+        for draw in (0, 1, 2**31 - 1)
+        for own in (0, 1, 223)
+    }
+    for stays in drawn.values():
+        # Rows, columns and all: within five standard deviations of a fair draw.
+        for mean, number in ((stays.float().mean(0), 400), (stays.float().mean(1), 300)):
+            assert (mean - 0.9).abs().max() < 5 * (0.09 / number) ** 0.5
+        assert abs(stays.float().mean().item() - 0.9) < 5 * (0.09 / 120_000) ** 0.5
+    for one, other in combinations(drawn.values(), 2):
+        both = (one ^ other).float().mean().item()
+        assert abs(both - 0.18) < 5 * (0.18 * 0.82 / 120_000) ** 0.5
+        # Nor is one the other, moved.
+        assert ((one[1:] ^ other[:-1]).float().mean() - 0.18).abs() < 0.01
 
 
 def test_a_replayed_layer_runs_twice_and_keeps_nothing() -> None:

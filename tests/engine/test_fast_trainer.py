@@ -133,11 +133,17 @@ def test_what_it_saves_is_an_ordinary_adapter(tiny_model: Path, tmp_path: Path) 
         )
 
 
-def test_a_run_goes_on_from_its_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
-    whole = trainer(tiny_model, tmp_path / "whole", save_strategy="steps", save_steps=2)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_run_goes_on_from_its_checkpoint(
+    tiny_model: Path, tmp_path: Path, dropout: float
+) -> None:
+    settings: dict[str, Any] = {
+        "save_strategy": "steps", "save_steps": 2, "lora": {"lora_dropout": dropout},
+    }  # fmt: skip
+    whole = trainer(tiny_model, tmp_path / "whole", **settings)
     engaged(whole)
     whole.train()
-    rest = trainer(tiny_model, tmp_path / "rest", save_strategy="steps", save_steps=2)
+    rest = trainer(tiny_model, tmp_path / "rest", **settings)
     engaged(rest)
     rest.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert rest.state.global_step == 4
@@ -180,7 +186,6 @@ def test_merging_asks_for_restore_first(tiny_model: Path, tmp_path: Path) -> Non
     [
         ({"neftune_noise_alpha": 5.0}, "NEFTune"),
         ({"loss_type": "dft"}, "loss"),
-        ({"lora": {"lora_dropout": 0.1}}, "dropout"),
         ({"lora": {"use_dora": True}}, "DoRA"),
         ({"lora": {"bias": "lora_only"}}, "Biases"),
     ],

@@ -106,12 +106,12 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"adapter": {"lora_dropout": 0.1}}, "lora_dropout"),
+        ({"adapter": {"bias": "lora_only"}}, "bias"),
         ({"adapter": {"method": "loha"}}, "loha"),
         # What only the libraries' objects tell.
-        ({"fast": {"tokens": 64}, "adapter": {"use_rslora": True}}, ""),
+        ({"fast": {"tokens": 64}, "adapter": {"use_rslora": True, "lora_dropout": 0.1}}, ""),
     ],
-    ids=["dropout", "method", "fits"],
+    ids=["bias", "method", "fits"],
 )
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_where_auto_does_not_apply_the_plain_path_goes_on_and_says_why(
@@ -173,7 +173,7 @@ def test_a_model_of_another_kind_is_told() -> None:
         {"train": {"trainer": "dpo"}},
         {"adapter": {"method": "ia3"}},
         {"adapter": {"use_dora": True}},
-        {"adapter": {"lora_dropout": 0.05}},
+        {"adapter": {"bias": "all"}},
         {"model": {"quantization": "int8"}},
         {"fast": {"float8": True}, "model": {"quantization": "nf4"}},
     ],

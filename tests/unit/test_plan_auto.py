@@ -136,9 +136,9 @@ def test_a_cpu_computes_in_float32_without_padding_or_needless_passes() -> None:
         "train.activation_checkpointing": False,
     }  # fmt: skip
     # What the fast path can't do as well is done the plain way, rows of like length together.
-    dropping = chosen("HuggingFaceTB/SmolLM2-135M", "", *asked, "adapter.lora_dropout=0.05")
-    assert dropping.plan.engine == "plain"
-    assert dropping.changes["train.train_sampling_strategy"] == "group_by_length"
+    biased = chosen("HuggingFaceTB/SmolLM2-135M", "", *asked, "adapter.bias=all")
+    assert biased.plan.engine == "plain"
+    assert biased.changes["train.train_sampling_strategy"] == "group_by_length"
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ _TOLERANCE_16 = 0.1
 class Applied:
     """A model on the fast path. Its adapter is saved, evaluated and switched off as ever."""
 
-    def __init__(self, model: Any, anatomy: Anatomy, plan: Plan, note: Note) -> None:
+    def __init__(self, model: Any, anatomy: Anatomy, plan: Plan, note: Note, draw: Tensor) -> None:
         self._model, self._anatomy, self.plan = model, anatomy, plan
+        self._draw = draw
         device = anatomy.head.device
         stash = HostStash(device) if plan.host and plan.replay and device.type == "cuda" else None
         self._runner = Runner(anatomy, plan.replay, stash, dynamic=plan.tokens is None)
@@ -38,6 +39,11 @@ class Applied:
             graphs=bool(plan.graphs),
             note=note,
         )
+
+    def draw(self) -> None:
+        """Draws for the next micro-batch what dropout leaves, by torch's own generator, whose state
+        a checkpoint holds."""
+        self._draw.fill_(int(torch.randint(2**31, ())))
 
     def scope(self, mode: Mode, *, replay: bool = True) -> Any:
         """See `Runner.on`; `hidden` and `loss` work within it only."""
@@ -101,11 +107,16 @@ def apply(model: Any, plan: Plan, note: Note, longest: int) -> Applied | Refused
     if reasons:
         return Refused(tuple(reasons))
     plan = _resolved(plan, anatomy, note)
+    # Compared without dropout; what is not refused is trained from here on.
+    model.eval()
     expected = _plain_logits(model)
     linears = [*(m.base_layer for m in anatomy.adapted), *anatomy.bare]
-    _switch(anatomy, linears)
-    applied = Applied(model, anatomy, plan, note)
-    if wrong := _wrong(applied, anatomy, expected):
+    draw = torch.zeros((), dtype=torch.int64, device=device)
+    _switch(anatomy, linears, draw)
+    applied = Applied(model, anatomy, plan, note, draw)
+    wrong = _wrong(applied, anatomy, expected)
+    model.train()
+    if wrong:
         applied.restore()
         return Refused((wrong,))
     if float8:
@@ -130,12 +141,12 @@ def _wrong(applied: Applied, anatomy: Anatomy, expected: Tensor) -> str:
     return f"On this model it computes something else (its logits are {off:.0%} off)."
 
 
-def _switch(anatomy: Anatomy, linears: list[Any]) -> None:
+def _switch(anatomy: Anatomy, linears: list[Any], draw: Tensor) -> None:
     for linear in linears:
         layers.freeze(linear)
     layers.share_codes(linears)
-    for layer in anatomy.adapted:
-        layers.quicken(layer)
+    for number, layer in enumerate(anatomy.adapted):
+        layers.quicken(layer, draw, number)
     layers.group_siblings(anatomy.trunk.layers)
 
 

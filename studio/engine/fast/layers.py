@@ -9,6 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from studio.engine.fast.dropout import Dropout
 from studio.engine.fast.product import products
 from studio.engine.fast.storage import decoded, parts_of
 
@@ -83,14 +84,23 @@ class FastLora(nn.Module, LoraLayer):
             return y
         group = self.siblings if first is self else (self,)
         name = self.active_adapters[0]
+        a = [m.lora_A[name].weight for m in group]
+        b = [m.lora_B[name].weight * m.scaling[name] for m in group]
+        apart = self.training and isinstance(self.lora_dropout[name], Dropout)
         ys = products(
             x,
             self.base_layer.kind,
             [part for m in group for part in m.base_layer.parts()],
-            [m.lora_A[name].weight for m in group],
-            [m.lora_B[name].weight * m.scaling[name] for m in group],
+            [x.new_empty(0, x.shape[-1])] * len(group) if apart else a,
+            [x.new_empty(m.base_layer.out_features, 0) for m in group] if apart else b,
             skip=self.again,
         )
+        if apart:
+            # Each adapter reads what its own dropout leaves, so they share no product.
+            ys = [
+                y + (m.lora_dropout[name](x) @ ai.to(x.dtype).t()) @ bi.to(x.dtype).t()
+                for y, m, ai, bi in zip(ys, group, a, b, strict=True)
+            ]
         ys = [
             y if m.base_layer.bias is None else y + m.base_layer.bias
             for y, m in zip(ys, group, strict=True)
@@ -104,10 +114,14 @@ class FastLora(nn.Module, LoraLayer):
         raise RuntimeError("Undo the fast path with restore() before merging the adapter.")
 
 
-def quicken(layer: Any) -> None:
-    """Turns PEFT's LoRA layer, whose base is frozen already, into a FastLora in place."""
+def quicken(layer: Any, draw: Tensor, number: int) -> None:
+    """Turns PEFT's LoRA layer, whose base is frozen already, into a FastLora in place. `draw` and
+    `number` are for its dropout; see `Dropout`."""
     layer.plain_class = type(layer)
     layer.__class__ = FastLora
+    for name, module in layer.lora_dropout.items():
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            layer.lora_dropout[name] = Dropout(module, module.p, draw, number)
     layer.waiting = []
     # True while a replay runs whose last product nobody reads; see `recognize.tail_of`.
     layer.again = False
@@ -117,6 +131,9 @@ def quicken(layer: Any) -> None:
 def slow_down(layer: Any) -> None:
     """Undoes `quicken`."""
     layer.__class__ = layer.plain_class
+    for name, module in layer.lora_dropout.items():
+        if isinstance(module, Dropout):
+            layer.lora_dropout[name] = module.plain_module[0]
     del layer.plain_class, layer.waiting, layer.again, layer.siblings
 
 

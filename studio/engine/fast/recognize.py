@@ -85,9 +85,6 @@ def _adapter_reasons(model: PeftModel) -> list[str]:
         return [f"The adapter is {config.peft_type.value}, not LoRA."]
     wrong = {
         "DoRA needs the decoded weights' norms in every step.": config.use_dora,
-        "LoRA dropout draws other numbers when a layer is run again; set it to 0.": (
-            config.lora_dropout > 0
-        ),
         "Biases are trained too.": config.bias != "none" or config.lora_bias,
         "Whole modules are trained beside the adapter.": bool(config.modules_to_save),
         "Single tokens' embeddings are trained too.": bool(config.trainable_token_indices),
@@ -145,13 +142,13 @@ def _attention_reasons(attention: Any) -> list[str]:
 
 def _module_reasons(path: str, module: nn.Module) -> list[str]:
     parents, _, name = path.rpartition(".")
-    if isinstance(module, nn.Dropout) and module.p > 0:
-        return ["Its layers have dropout."]
     if isinstance(module, LoraLayer):
         base = module.base_layer
         return _linear_reasons(name, base)
     if any(step in _ATTENTION | _MLP for step in parents.split(".")):
         return []  # inside a LoRA layer
+    if isinstance(module, nn.Dropout) and module.p > 0:
+        return ["Its layers have dropout."]
     if _is_linear(module):
         return _linear_reasons(name, module)
     own = list(module.parameters(recurse=False))

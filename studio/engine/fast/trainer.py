@@ -44,8 +44,6 @@ class FastTrainer(SFTTrainer):
             self._tokenizer.pad_token_id, longest, plan.tokens, exact=not fixed
         )
         self._settle_arguments()
-        # All of it: a loaded model is in its evaluating mode, the adapter around it is not.
-        self.model.train()
         self._sums: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.fast = applied
         return applied
@@ -90,6 +88,7 @@ class FastTrainer(SFTTrainer):
         if not model.training:
             model.train()
         batch = self._prepare_inputs(inputs)
+        self.fast.draw()
         figures = self.fast.step(batch, self._count(batch, num_items_in_batch, training=True))
         self._keep("train", figures, batch)
         self._total_train_tokens += batch["num_tokens"]
