@@ -63,14 +63,15 @@ def _until_none_waits(settings: Settings) -> None:
     while True:
         try:
             started = _start_next(store, settings, spare)
-        except OSError as error:
-            # A full disk, say: who waits goes on waiting until somebody frees some of it.
-            print(f"The next run can't be started: {error}", flush=True)
+            if started is not None:
+                _attend(*started, settings, spare)
+                continue
+        # A full disk, say: who waits goes on waiting until somebody frees some of it.
+        except Exception as error:  # noqa: BLE001
+            print(f"The next run can't be started: {error!r}", flush=True)
             time.sleep(_RETRY_S)
             continue
-        if started is not None:
-            _attend(*started, settings, spare)
-        elif store.active() is not None or queue.waiting(store.root):
+        if store.active() is not None or queue.waiting(store.root):
             time.sleep(_LOOK_S)
         elif not _some_come(settings, spare):
             return

@@ -32,12 +32,12 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
 
 import errno
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 Event = dict[str, Any]
@@ -53,6 +53,24 @@ Status = Literal[
     "interrupted",
 ]
 ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
+_LARGEST = 1e300
+_COUNT, _NUMBER, _TEXT = (int,), (int, float, NoneType), (str,)
+# What each event tells of the state, and as what: all else is passed over, since a log may have
+# been damaged, or written by somebody else.
+_TOLD: dict[str, dict[str, tuple[type, ...]]] = {
+    "start": {
+        **dict.fromkeys(("max_steps", "train_rows", "eval_rows"), _COUNT),
+        **dict.fromkeys(("parameters", "trainable"), _COUNT),
+        **dict.fromkeys(("device", "engine"), _TEXT),
+    },
+    "log": {
+        "step": _COUNT,
+        "epoch": (int, float),
+        **dict.fromkeys(("loss", "learning_rate", "tokens_per_second"), _NUMBER),
+    },
+    "eval": {"step": _COUNT, "epoch": (int, float), "eval_loss": _NUMBER},
+    "end": {"step": _COUNT, "train_loss": _NUMBER, "eval_loss": _NUMBER, "paused": (bool,)},
+}
 
 
 def append(path: Path, event: Event, *, sync: bool = False) -> None:
@@ -121,7 +139,7 @@ def _is_event(event: Event) -> bool:
         isinstance(event.get("type"), str)
         and (step is None or type(step) is int)
         and (now is None or isinstance(now, int | float))
-        and not any(isinstance(v, float) and not math.isfinite(v) for v in event.values())
+        and all(abs(v) < _LARGEST for v in event.values() if isinstance(v, int | float))
     )
 
 
@@ -174,9 +192,8 @@ class RunState:
 def fold(state: RunState, events: list[Event]) -> RunState:
     """The state after `events`; pure, so folding in parts gives what folding at once gives."""
     for event in events:
-        known = {
-            k: v for k, v in event.items() if k in RunState.__dataclass_fields__ and k != "status"
-        }
+        kinds = _TOLD.get(event["type"], {})
+        known: dict[str, Any] = {k: v for k, v in event.items() if type(v) in kinds.get(k, ())}
         now = event.get("time")
         if event["type"] == "attempt":
             state = _again(state, event)
@@ -192,8 +209,8 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                     state,
                     status=status,
                     stage=str(event.get("text", "")),
-                    done=event.get("done"),
-                    total=event.get("total"),
+                    done=_count(event.get("done")),
+                    total=_count(event.get("total")),
                 )
             case "start":
                 state = replace(
@@ -216,17 +233,16 @@ def fold(state: RunState, events: list[Event]) -> RunState:
             case "end":
                 failed = event.get("status") == "failed"
                 problem = _problem(event) if failed else None
-                ends = {
-                    k: v
-                    for k, v in known.items()
-                    if k in ("train_loss", "eval_loss", "step", "paused")
-                }
                 state = replace(
-                    state, **ends, status=event.get("status", "failed"), problem=problem
+                    state, **known, status=event.get("status", "failed"), problem=problem
                 )
             case _:
                 pass
     return state
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _begun(state: RunState, event: Event, now: float | None) -> float | None:

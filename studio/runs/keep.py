@@ -37,7 +37,7 @@ def meta(run: Run) -> Meta:
     try:
         held = json.loads((run.path / "meta.json").read_text(encoding="utf-8"))
         return _meta(held)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except files.UNREADABLE:
         return Meta()
 
 

@@ -122,7 +122,8 @@ class Run:
     def _death(self) -> tuple[str, str]:
         """How a worker ended that could not say it, as far as its parent or the log tells."""
         seen = self._exit()
-        code, held = seen.get("code"), f"{seen.get('peak', 0) / 1e9:.1f} GB"
+        code, peak = seen.get("code"), seen.get("peak")
+        held = f"{peak / 1e9 if type(peak) is int and peak < 1e18 else 0:.1f} GB"
         smaller = "A smaller batch, a shorter max_length or 4-bit weights need less."
         if seen.get("oom"):
             return f"The system ended it for want of memory; it held {held}.", smaller
@@ -141,7 +142,7 @@ class Run:
         """What the worker's parent saw of its end; nothing where it saw none."""
         try:
             seen = json.loads(self.exit.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except files.UNREADABLE:
             return {}
         return seen if isinstance(seen, dict) else {}
 
@@ -265,9 +266,17 @@ class RunStore:
             self._queue = (mark, tuple(queue.waiting(self.root)))
         return self._queue[1]
 
+    def look(self, run: Run) -> RunState | None:
+        """As `state`; None where the run can't be understood: one bad folder stops nobody."""
+        try:
+            return self.state(run)
+        except files.UNREADABLE:
+            return None
+
     def active(self) -> Run | None:
         """The run that is being trained now, if any."""
-        return next((run for run in self.list() if self.state(run).status in GOING), None)
+        states = ((run, self.look(run)) for run in self.list())
+        return next((run for run, state in states if state and state.status in GOING), None)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

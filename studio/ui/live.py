@@ -16,7 +16,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.jobs import words
-from studio.runs import ENDED, GOING, Run, RunState, RunStore
+from studio.runs import ENDED, GOING, Run, RunState, RunStore, files
 from studio.runs import events as logs
 from studio.spec import REWARDS
 from studio.ui.compare import Comparing, seconds
@@ -24,7 +24,7 @@ from studio.ui.context import script
 from studio.ui.plan_view import figures
 from studio.ui.polls import Ask
 from studio.ui.run_view import about, traceback_of
-from studio.ui.runs_list import UNREADABLE, Listing
+from studio.ui.runs_list import Listing
 from studio.ui.tried import tried
 
 # A reader that starts at the beginning gets the whole chart in about this many points.
@@ -198,7 +198,7 @@ def polls(store: RunStore) -> dict[str, Ask]:
             return {"gone": True}
         try:
             return tick(request, store)
-        except UNREADABLE:
+        except files.UNREADABLE:
             return _not_understood(run)
 
     def about_run(request: Any) -> dict[str, Any]:

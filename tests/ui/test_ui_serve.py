@@ -1,5 +1,6 @@
 """The served page: to this machine only, nothing from outside, nothing told that is not needed."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -77,6 +79,21 @@ def test_where_many_ask_each_is_told_to_ask_less_often(browser: httpx.Client) ->
     assert after(30) == pytest.approx(3.0, rel=0.01)
     assert after(10) == pytest.approx(1.0, rel=0.01)
     assert after(1) == 1.0 and after(10_000) == 10.0
+
+
+def test_one_answer_that_goes_wrong_takes_no_other_along() -> None:
+    def wrong(_request: Any) -> Any:
+        raise TypeError("a log that nobody understands")
+
+    asked = [["good", 1], ["wrong", 1], ["wrong", {"offset": 0}], ["good", 2], ["nix", 1]]
+    polls = Polls(lambda *_: None, {"good": lambda n: {"n": n}, "wrong": wrong})  # type: ignore[arg-type, return-value]
+
+    async def answers() -> Any:
+        transport = httpx.ASGITransport(polls)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return (await client.get("/poll?" + quote(json.dumps(asked)))).json()
+
+    assert asyncio.run(answers()) == [{"n": 1}, None, None, {"n": 2}, None]
 
 
 def test_its_own_requests_are_taken(

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
@@ -129,6 +130,27 @@ def test_all_that_wait_are_started_one_by_one_though_each_fails(
     until(lambda: not is_held(settings.home / "conductor.lock"))
     assert json.loads(runs[0].exit.read_text())["code"] == 1
     assert "seed" in (store.state(runs[0]).problem or {})["message"]
+
+
+def test_a_folder_that_nobody_understands_stops_no_conductor(
+    store: RunStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, waits = store.create(DEFAULTS, "bad"), hopeless(store, "b")
+    bad.events.mkdir()
+    monkeypatch.setattr(conduct, "_RETRY_S", 0.01)
+    # Something goes wrong with the first look at it.
+    real, looks = conduct._start, iter([TypeError("what is this?")])
+
+    def start(*given: Any) -> Any:
+        for error in looks:
+            raise error
+        return real(*given)
+
+    monkeypatch.setattr(conduct, "_start", start)
+    with queue.changing(store.root) as ids:
+        ids.append(waits.id)
+    conduct.conduct(settings)
+    assert store.state(waits).status == "failed"
 
 
 def test_a_killed_conductor_is_replaced_and_nothing_is_started_twice(

@@ -172,6 +172,25 @@ def test_settings_that_would_fit_are_told_with_the_problem(
     assert problem and problem["changes"] == '{"a.b": 1}' and problem["message"] == "m"
 
 
+def test_one_bad_folder_hides_no_other_run(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]"
+) -> None:
+    append(run.events, START)
+    bad = store.create(DEFAULTS, "zzz")
+    bad.events.mkdir()
+    assert store.look(bad) is None and store.active() == run
+    end(worker)
+    assert store.active() is None
+
+
+@pytest.mark.parametrize("peak", ["null", '"much"', "[]", "1" + "0" * 400, "true"])
+def test_a_peak_that_is_no_number_is_none(store: RunStore, run: Run, peak: str) -> None:
+    run.pid.touch()
+    run.exit.write_text(f'{{"code": -9, "oom": true, "peak": {peak}}}', encoding="utf-8")
+    problem = store.state(run).problem
+    assert problem and "it held 0.0 GB" in problem["message"]
+
+
 def test_the_queue_is_read_again_only_when_it_changed(store: RunStore, run: Run) -> None:
     assert store.state(run).status == "created"
     with queue.changing(store.root) as waiting:
