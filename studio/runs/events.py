@@ -145,11 +145,17 @@ def _is_event(event: Event) -> bool:
 
 def read(path: Path, limit: int = 64 * 2**20) -> Iterator[Event]:
     """All events of the log, from its start, with at most `limit` bytes of it in memory."""
-    offset, end = -1, 0
-    while end > offset:
-        offset = end
-        found, end = tail(path, offset, limit)
+    for found, _end in rest(path, 0, limit):
         yield from found
+
+
+def rest(path: Path, offset: int, limit: int = 64 * 2**20) -> Iterator[tuple[list[Event], int]]:
+    """What `tail` gives from `offset` on, part by part, until there is nothing new."""
+    end = -1
+    while offset > end:
+        end = offset
+        found, offset = tail(path, end, limit)
+        yield found, offset
 
 
 @dataclass(frozen=True)

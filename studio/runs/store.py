@@ -252,8 +252,8 @@ class RunStore:
         # Whether the process lives is asked before the log is read the last time: a worker that
         # ends in between has written its end by then, and is not taken for one that vanished.
         alive = run.process() is not None
-        new, offset = events.tail(run.events, offset)
-        state = events.fold(state, new)
+        for new, end in events.rest(run.events, offset):
+            offset, state = end, events.fold(state, new)
         silent = alive and offset <= files.said_before(run.pid)
         judged = run.judge(state, alive=alive, waits=waits, silent=silent)
         self._seen[run.id] = _Seen(offset, state, judged, () if alive else marks)

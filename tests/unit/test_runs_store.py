@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from studio.errors import StudioError
-from studio.runs import ENDED, Run, RunStore, queue
+from studio.runs import ENDED, Run, RunStore, events, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.settings import PROJECT
@@ -145,6 +145,22 @@ def test_a_log_that_was_cut_off_is_read_anew(store: RunStore, run: Run) -> None:
     run.events.write_bytes(whole)
     write_process(run.pid, os.getpid())
     assert store.state(run).status == "running"
+
+
+def test_a_log_is_judged_when_all_of_it_was_read(
+    store: RunStore, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(run.events, START)
+    for step in range(1, 9):
+        append(run.events, {**LOG, "step": step})
+    append(run.events, {"type": "end", "status": "finished", "step": 9})
+    run.pid.touch()
+    whole, tail = run.events.stat().st_size, events.tail
+    # As a log that is larger than what is read at once.
+    limited = lambda path, offset=0, limit=0: tail(path, offset, 200)  # noqa: E731
+    monkeypatch.setattr(events, "tail", limited)
+    assert whole > 3 * 200 and store.state(run).status == "finished"
+    assert [e["type"] for e in events.read(run.events)].count("log") == 8
 
 
 def test_what_a_stop_file_asks_for(
