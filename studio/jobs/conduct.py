@@ -24,6 +24,7 @@ from studio.jobs.spawn import spawn, writing
 from studio.plan.smaller import smaller
 from studio.runs import Run, RunStore, files, queue
 from studio.runs.lock import is_held, try_lock
+from studio.runs.store import AT_ONCE
 from studio.settings import Settings
 
 _LOOK_S = 0.2
@@ -138,7 +139,7 @@ def _attend(run: Run, process: "Popen[bytes]", settings: Settings, spare: Spare)
             spare.keep()
         time.sleep(_LOOK_S)
     seen: dict[str, Any] = {"code": process.returncode, "peak": peak, "oom": _oom_kills() > kills}
-    if process.returncode == -signal.SIGKILL and not run.stop.exists():
+    if process.returncode == -signal.SIGKILL and run.wish() not in AT_ONCE:
         with suppress(StudioError):
             seen["changes"] = smaller(run.spec(), settings)
     # The run's folder may have been deleted, or its disk be full: then the events have to do.

@@ -59,7 +59,7 @@ def stop(run: Run, *, now: bool = False, discard: bool = False) -> None:
     """Asks the worker to finish its step, save and end; `now` ends it without waiting for that,
     and `discard` besides removes what it has learned: checkpoints and adapter."""
     process = _going(run)
-    _leave(run, "discard" if discard else "")
+    _leave(run, "discard" if discard else "now" if now else "")
     if not (now or discard):
         return
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -15,13 +15,15 @@ import psutil
 
 from studio import spec as specs
 from studio.errors import StudioError
-from studio.runs import events, files, queue
+from studio.runs import checkpoints, events, files, queue
 from studio.runs.events import ENDED, RunState, Status
 from studio.spec import RunSpec
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,40}")
 # Where a worker is at work, or about to be.
 GOING: tuple[Status, ...] = ("starting", "running", "stopping")
+# What a stop file asks for that waits for nothing to be saved.
+AT_ONCE = ("now", "discard")
 
 
 @dataclass(frozen=True)
@@ -104,26 +106,39 @@ class Run:
             return replace(state, status="stopping") if self.stop.exists() else state
         if state.status in ENDED or (state.status == "created" and not self.pid.exists()):
             return state
-        if self.stop.exists():
-            return replace(state, status="stopped", paused=self.wish() == "pause")
+        if self.wish() in AT_ONCE:
+            return replace(state, status="stopped", paused=False)
         message, hint = self._death()
+        if self.stop.exists():
+            message = f"{message} {self._unsaved()}"
         problem = {"message": message, "hint": hint, "stage": state.stage or "starting"}
         if changes := self._exit().get("changes"):
             problem["changes"] = json.dumps(changes)
         return replace(state, status="interrupted", problem=problem)
 
     def wish(self) -> str:
-        """What the stop file asks for: "pause", "discard", or "" for an end that keeps all."""
+        """What the stop file asks for: "pause", one of `AT_ONCE`, or "" for an end that keeps
+        all."""
         try:
             return self.stop.read_text(encoding="utf-8").strip()
         except OSError:
             return ""
 
+    def _unsaved(self) -> str:
+        """What became of a stop that its worker did not live to heed."""
+        asked = "pause" if self.wish() == "pause" else "stop"
+        saved = checkpoints.steps(self.checkpoints)
+        last = (
+            f"The last checkpoint is of step {saved[-1]}." if saved else "There is no checkpoint."
+        )
+        return f"It was asked to {asked}, and could not save any more. {last}"
+
     def _death(self) -> tuple[str, str]:
         """How a worker ended that could not say it, as far as its parent or the log tells."""
         seen = self._exit()
         code, peak = seen.get("code"), seen.get("peak")
-        held = f"{peak / 1e9 if type(peak) is int and peak < 1e18 else 0:.1f} GB"
+        size = peak if isinstance(peak, int | float) and peak < 1e18 else 0
+        held = f"{size / 1e9:.1f} GB"
         smaller = "A smaller batch, a shorter max_length or 4-bit weights need less."
         if seen.get("oom"):
             return f"The system ended it for want of memory; it held {held}.", smaller

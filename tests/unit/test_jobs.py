@@ -124,7 +124,7 @@ def test_stop_now_ends_the_worker_and_its_children(
     jobs.stop(run, now=True)
     psutil.wait_procs([child], timeout=5)
     assert not psutil.pid_exists(worker.pid) and not child.is_running()
-    assert store.state(run).status == "stopped"
+    assert store.state(run).status == "stopped" and run.wish() == "now"
 
 
 def test_stop_of_a_run_that_is_not_going_is_refused(run: Run) -> None:

@@ -14,6 +14,7 @@ import pytest
 from studio import worker
 from studio.errors import StudioError
 from studio.jobs import conduct, waiting
+from studio.jobs.spare import Spare
 from studio.runs import ENDED, Run, RunStore, queue
 from studio.runs.files import write_process
 from studio.runs.lock import is_held, try_lock
@@ -196,6 +197,25 @@ def test_of_two_workers_of_one_run_the_second_leaves_it_alone(
         assert worker._train(run, settings, None) == 1
     assert "Another worker" in capsys.readouterr().err
     assert not run.events.exists() and not run.pid.exists()
+
+
+@pytest.mark.parametrize(("wish", "told"), [(None, True), ("pause", True), ("now", False)])
+def test_settings_that_fit_are_sought_unless_somebody_ended_it(
+    store: RunStore,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    wish: str | None,
+    told: bool,
+) -> None:
+    run = store.create(DEFAULTS, "a")
+    if wish is not None:
+        run.stop.write_text(wish, encoding="utf-8")
+    monkeypatch.setattr(conduct, "smaller", lambda *_: {"train.max_length": 512})
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.kill()
+        process.wait()
+        conduct._attend(run, process, settings, Spare(settings))
+    assert ("changes" in json.loads(run.exit.read_text())) == told
 
 
 def test_how_a_worker_was_killed_is_told(store: RunStore, settings: Settings) -> None:

@@ -169,9 +169,31 @@ def test_what_a_stop_file_asks_for(
     append(run.events, START)
     run.stop.write_text("pause", encoding="utf-8")
     assert store.state(run).status == "stopping"
+    # Whoever ends it at once knows that it saves no more.
+    for wish in ("now", "discard"):
+        run.stop.write_text(wish, encoding="utf-8")
+        assert store.state(run).status == "stopping"
     end(worker)
     state = store.state(run)
-    assert (state.status, state.paused, state.problem) == ("stopped", True, None)
+    assert (state.status, state.paused, state.problem) == ("stopped", False, None)
+
+
+@pytest.mark.parametrize(("wish", "asked"), [("", "to stop"), ("pause", "to pause")])
+def test_a_worker_that_was_killed_before_it_could_save_is_told(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]", wish: str, asked: str
+) -> None:
+    append(run.events, START)
+    run.stop.write_text(wish, encoding="utf-8")
+    end(worker)
+    run.exit.write_text('{"code": -9, "oom": true, "peak": 8000000000}', encoding="utf-8")
+    state = store.state(run)
+    assert (state.status, state.paused) == ("interrupted", False)
+    message = (state.problem or {})["message"]
+    assert "want of memory" in message and f"asked {asked}" in message
+    assert "no checkpoint" in message
+    (run.checkpoints / "checkpoint-40").mkdir(parents=True)
+    message = (RunStore(store.root).state(run).problem or {})["message"]
+    assert "last checkpoint is of step 40" in message
 
 
 def test_settings_that_would_fit_are_told_with_the_problem(
