@@ -5,6 +5,7 @@ imported only inside what turns a crash into such an event.
 """
 
 import argparse
+import faulthandler
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Callable, MutableMapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from studio.engine.explain import explain, tell
 from studio.engine.report import Reporter, Stopped
@@ -372,5 +374,12 @@ class _Bar:
         self._last = ""
 
 
+def _leave(status: int) -> NoReturn:
+    """Ends this process. One that hung while it goes would keep its locks, and all who wait for
+    them waiting."""
+    faulthandler.dump_traceback_later(_GONE_S, exit=True)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

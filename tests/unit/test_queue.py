@@ -3,9 +3,11 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,9 +18,10 @@ from studio.errors import StudioError
 from studio.jobs import conduct, waiting
 from studio.jobs.spare import Spare
 from studio.runs import ENDED, Run, RunStore, queue
+from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.runs.lock import is_held, try_lock
-from studio.settings import Settings
+from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS
 
 
@@ -214,8 +217,43 @@ def test_settings_that_fit_are_sought_unless_somebody_ended_it(
     with subprocess.Popen(["sleep", "60"]) as process:
         process.kill()
         process.wait()
-        conduct._attend(run, process, settings, Spare(settings))
+        conduct._attend(run, process, 0, settings, Spare(settings))
     assert ("changes" in json.loads(run.exit.read_text())) == told
+
+
+def test_one_that_has_said_its_end_and_stays_holds_nobody_up(
+    store: RunStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stays(args: list[str], log: Path, settings: Settings, lent: Any) -> Any:
+        run = Run(Path(args[1]))
+        # A child, as those that load data, of the same group.
+        process = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
+        append(run.events, {"type": "end", "status": "finished", "step": 3})
+        return process
+
+    first, second = fill(store, "a", "b")
+    # What an earlier attempt said is no end of this one.
+    append(first.events, {"type": "end", "status": "stopped", "step": 1})
+    monkeypatch.setattr(conduct, "spawn", stays)
+    monkeypatch.setattr(conduct, "_GONE_S", 0.5)
+    began = time.monotonic()
+    conduct.conduct(settings)
+    assert 1.0 < time.monotonic() - began < 20
+    for run in (first, second):
+        assert store.state(run).status == "finished" and run.process() is None
+        assert "changes" not in json.loads(run.exit.read_text())
+
+
+def test_a_worker_that_hangs_while_it_goes_is_ended(tmp_path: Path) -> None:
+    code = (
+        "import threading, time\nfrom studio import worker\nworker._GONE_S = 0.3\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\nworker._leave(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Timeout" in done.stderr
 
 
 def test_how_a_worker_was_killed_is_told(store: RunStore, settings: Settings) -> None:
