@@ -23,6 +23,7 @@ from studio.jobs.bench import Bench
 from studio.jobs.export import busy
 from studio.jobs.spare import Spare, expect, expected
 from studio.jobs.spawn import spawn, writing
+from studio.plan.device import device_lock
 from studio.plan.smaller import smaller
 from studio.runs import Run, RunStore, events, files, queue
 from studio.runs.lock import is_held, try_lock
@@ -109,10 +110,12 @@ def _lock(settings: Settings) -> Path:
 def _start_next(
     store: RunStore, settings: Settings, spare: Spare
 ) -> "tuple[Run, Popen[bytes], int] | None":
-    """Starts the first waiting run, if nothing trains or merges now; returns also how many bytes of
-    events it had before."""
+    """Starts the first waiting run, if nothing trains or merges now, here or, on a GPU, in another
+    home; returns also how many bytes of events it had before."""
     with queue.changing(store.root) as waiting:
         if not waiting or store.active() is not None or busy(store) is not None:
+            return None
+        if is_held(device_lock(settings)):
             return None
         # The bench's model takes the memory that the run needs.
         Bench(settings).quit()

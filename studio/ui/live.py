@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.jobs import words
+from studio.jobs import waits_for, words
 from studio.runs import ENDED, GOING, Run, RunState, RunStore, files
 from studio.runs import events as logs
 from studio.spec import REWARDS
@@ -79,7 +79,7 @@ def tick(request: Any, store: RunStore) -> dict[str, Any]:
     anew = offset > logs.size(run.events)
     new, end = logs.tail(run.events, 0 if anew else offset)
     points = [_point(e, state) for e in logs.shown(new)]
-    told = {"offset": end, "points": _thinned(points), "state": _standing(run, state)}
+    told = {"offset": end, "points": _thinned(points), "state": _standing(store, run, state)}
     # An attempt that goes on from an earlier step takes back what came after it, one that begins
     # anew all of it.
     back = [e.get("step") or -1 for e in new if e["type"] == "attempt"] + [-1] * anew
@@ -108,7 +108,7 @@ def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _standing(run: Run, state: RunState) -> dict[str, Any]:
+def _standing(store: RunStore, run: Run, state: RunState) -> dict[str, Any]:
     """The numbers above the chart; times in seconds."""
     going = state.status in GOING
     # A clock that was set back makes no time negative.
@@ -117,7 +117,7 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
         "name": run.id,
         "status": state.status,
         "paused": state.paused,
-        "words": _words(run, state),
+        "words": _words(store, run, state),
         "step": state.step,
         "max_steps": state.max_steps,
         "loss": state.loss,
@@ -139,9 +139,9 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
     return standing
 
 
-def _words(run: Run, state: RunState) -> str:
+def _words(store: RunStore, run: Run, state: RunState) -> str:
     if state.status == "queued":
-        return "waits for its turn"
+        return waits_for(store)
     if state.status == "created":
         return "not started"
     if state.status == "stopping":

@@ -8,21 +8,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from studio import worker
+from studio import cli, worker
+from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.jobs import conduct, waiting
 from studio.jobs.spare import Spare
+from studio.plan import device
+from studio.plan.machine import Gpu
 from studio.runs import ENDED, Run, RunStore, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.runs.lock import is_held, try_lock
 from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS
+from studio.ui.live import tick
 
 
 @pytest.fixture
@@ -242,6 +247,51 @@ def test_one_that_has_said_its_end_and_stays_holds_nobody_up(
     for run in (first, second):
         assert store.state(run).status == "finished" and run.process() is None
         assert "changes" not in json.loads(run.exit.read_text())
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lock of a GPU that this machine has for the test."""
+    gpus = (Gpu("H100", 80 * 2**30, 0, 9.0),)
+    monkeypatch.setattr(device, "machine", lambda: SimpleNamespace(gpus=gpus))
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    lock = device.gpu_lock()
+    assert lock and lock.name == "gpu-1.lock"
+    return lock
+
+
+def test_a_run_waits_while_another_home_has_the_gpu(
+    store: RunStore, settings: Settings, gpu: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = hopeless(store, "a")
+    with queue.changing(store.root) as ids:
+        ids.append(run.id)
+    with try_lock(gpu):
+        assert conduct._start_next(store, settings, Spare(settings)) is None
+        assert names(store) == ["a"] and store.state(run).status == "queued"
+        told = tick({"run": run.id, "offset": 0}, store)["state"]["words"]
+        assert told == "waits for the GPU, which a run of another home has"
+        assert cli.main(["queue", "list", "--home", str(settings.home)]) == 0
+        assert told in capsys.readouterr().out
+    assert waiting.waits_for(store) == "waits for its turn"
+    started = conduct._start_next(store, settings, Spare(settings))
+    assert started and started[0] == run and started[1].wait(30) == 1
+
+
+def test_a_worker_that_comes_second_to_the_gpu_waits_for_it_until_it_is_stopped(
+    store: RunStore, settings: Settings, gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = hopeless(store, "a")
+    monkeypatch.setattr(worker, "_GONE_S", 0.1)
+    with try_lock(gpu), ThreadPoolExecutor(1) as pool:
+        report = Reporter(run.events, stop=run.stop)
+        ended = pool.submit(lambda: worker._device(settings, report).__enter__())
+        until(lambda: "waiting for the GPU" in store.state(run).stage)
+        run.stop.touch()
+        assert isinstance(ended.exception(10), Stopped)
+    with worker._device(settings, report) as ours:
+        assert ours and is_held(gpu)
 
 
 def test_a_worker_that_hangs_while_it_goes_is_ended(tmp_path: Path) -> None:
