@@ -211,7 +211,7 @@ def test_a_merge_that_was_killed_leaves_nothing_and_the_next_is_whole(
 def _exported(studio: Studio, run: Run) -> str:
     """Merges; returns what went wrong, in words."""
     try:
-        for _ in jobs.export(studio.settings, run, "merged"):
+        for _ in jobs.export(studio.store, studio.settings, run, "merged"):
             pass
     except StudioError as error:
         return str(error)
