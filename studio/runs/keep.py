@@ -16,6 +16,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.runs import checkpoints, files, queue
 from studio.runs.store import Run, RunStore
+from studio.spec.field import whole_text
 
 TRASH = ".trash"
 _KEPT_S = 7 * 24 * 3600.0
@@ -43,15 +44,15 @@ def meta(run: Run) -> Meta:
 
 def _meta(held: Mapping[str, Any]) -> Meta:
     return Meta(
-        title=str(held.get("title") or "")[:100],
+        title=whole_text(str(held.get("title") or ""))[:100],
         tags=tuple(dict.fromkeys(_tag(t) for t in held.get("tags") or () if _tag(t)))[:20],
-        notes=str(held.get("notes") or "")[:20_000],
+        notes=whole_text(str(held.get("notes") or ""))[:20_000],
         star=held.get("star") is True,
     )
 
 
 def _tag(text: Any) -> str:
-    return re.sub(r"[\s,]+", "-", str(text).strip())[:30]
+    return re.sub(r"[\s,]+", "-", whole_text(str(text)).strip())[:30]
 
 
 def describe(run: Run, **changes: Any) -> Meta:

@@ -60,6 +60,14 @@ def test_words_that_cannot_be_read_are_none(run: Run, held: str) -> None:
     assert describe(run, title="x").title == "x"
 
 
+def test_half_a_character_is_none(run: Run) -> None:
+    held = r'{"title": "a\ud83d", "tags": ["\udc00b"], "notes": "\ud83c\udf31 \udfff"}'
+    (run.path / "meta.json").write_text(held, encoding="utf-8")
+    wanted = Meta(title="a\ufffd", tags=("\ufffdb",), notes="🌱 \ufffd")
+    assert meta(run) == wanted
+    assert describe(run, title="\ud83d!").title == "\ufffd!" == meta(run).title
+
+
 def test_the_disk_is_told_by_part_and_a_linked_file_counts_once(run: Run) -> None:
     os.link(run.checkpoints / "checkpoint-1" / "optimizer.pt", run.checkpoints / "again")
     told = usage(run)
