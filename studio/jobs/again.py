@@ -18,6 +18,7 @@ _FREE = frozenset(
     "train.num_train_epochs train.max_steps train.learning_rate train.lr_scheduler_type "
     "train.warmup_steps train.logging_steps train.save_steps train.save_total_limit".split()
 )
+_MOST_EPOCHS = 1000
 
 
 def resume(store: RunStore, settings: Settings, run: Run) -> None:
@@ -60,8 +61,11 @@ def extend(store: RunStore, settings: Settings, run: Run, epochs: float) -> None
 
 def _longer(spec: RunSpec, step: int, epoch: float, epochs: float) -> RunSpec:
     """The spec with that many epochs more. Raises SpecError for what is no number of them."""
-    if not epochs > 0:
-        raise StudioError(f"{epochs:g} epochs are no more training.", "Use a number above 0.")
+    if not 0 < epochs <= _MOST_EPOCHS:
+        raise StudioError(
+            f"{epochs:g} more epochs can't be trained.",
+            f"Use a number above 0, up to {_MOST_EPOCHS}.",
+        )
     if spec.train.max_steps > 0:
         # So many steps as took that long before.
         more = round(step / epoch * epochs) if epoch else 0

@@ -2,25 +2,39 @@
 back, and a run as one file that another machine can open."""
 
 import json
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from studio.errors import StudioError
 from studio.runs import checkpoints, files, queue
-from studio.runs.store import Run, RunStore
+from studio.runs.store import NEW, Run, RunStore
 from studio.spec.field import whole_text
 
 TRASH = ".trash"
 _KEPT_S = 7 * 24 * 3600.0
 _ARCHIVED = ("spec.yaml", "events.jsonl", "worker.log", "exit.json", "meta.json", "adapter")
+
+
+# What tarfile raises for what is damaged, or was never written by it.
+_NO_ARCHIVE = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -207,29 +221,41 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 def unpack(store: RunStore, archive: Path) -> Run:
     """Makes a run of a file that `pack` wrote. Raises StudioError where it is none."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=store.root, prefix=".new."))
+    choose = "Choose a file that “Take the run along” made."
     try:
-        with tarfile.open(archive, "r:*") as held:
-            members = held.getmembers()
-            if sum(m.size for m in members) > shutil.disk_usage(aside).free:
-                raise StudioError(
-                    f"{archive.name} is larger than the disk has room for.", "Free some disk."
-                )
-            held.extractall(aside, members, filter="data")
-        found = [p for p in aside.iterdir() if (p / "spec.yaml").is_file()]
-        if len(found) != 1 or not (found[0] / "events.jsonl").is_file():
-            raise StudioError(
-                f"{archive.name} holds no run.", "Choose a file that “Take the run along” made."
-            )
-        return _take_in(store, found[0])
-    except (tarfile.TarError, EOFError) as error:
+        store.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=store.root, prefix=NEW, ignore_cleanup_errors=True
+        ) as made:
+            aside = Path(made)
+            _extract(archive, aside)
+            found = [p for p in aside.iterdir() if (p / "spec.yaml").is_file()]
+            if len(found) != 1 or not (found[0] / "events.jsonl").is_file():
+                raise StudioError(f"{archive.name} holds no run.", choose)
+            return _take_in(store, found[0])
+    except _NO_ARCHIVE as error:
+        raise StudioError(f"{archive.name} is no archive of a run: {error}.", choose) from None
+    except OSError as error:
         raise StudioError(
-            f"{archive.name} is no archive of a run: {error}.",
-            "Choose a file that “Take the run along” made.",
+            f"{archive.name} can't be taken in: {error.strerror or error}.",
+            f"Free some disk, if that is full. {choose}",
         ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """What `pack` would have put there, and nothing else: no links, no pid, nothing that stops."""
+    with tarfile.open(archive, "r:*") as held:
+        members = [
+            member
+            for member in held.getmembers()
+            if (member.isfile() or member.isdir())
+            and PurePosixPath(member.name).parts[1:2] in {(name,) for name in _ARCHIVED}
+        ]
+        if sum(member.size for member in members) > shutil.disk_usage(folder).free:
+            raise StudioError(
+                f"{archive.name} is larger than the disk has room for.", "Free some disk."
+            )
+        held.extractall(folder, members, filter="data")
 
 
 def _take_in(store: RunStore, folder: Path) -> Run:

@@ -20,6 +20,8 @@ from studio.runs.events import ENDED, RunState, Status
 from studio.spec import RunSpec
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,40}")
+# How the names of folders begin that are to become runs.
+NEW = ".new."
 # Where a worker is at work, or about to be.
 GOING: tuple[Status, ...] = ("starting", "running", "stopping")
 # What a stop file asks for that waits for nothing to be saved.
@@ -213,7 +215,7 @@ class RunStore:
             if path.exists():
                 continue
             # Made aside: a run without its spec never exists.
-            aside = Path(tempfile.mkdtemp(dir=self.root, prefix=".new."))
+            aside = Path(tempfile.mkdtemp(dir=self.root, prefix=NEW))
             try:
                 files.write_text(aside / "spec.yaml", specs.dump(spec))
                 aside.chmod(0o755)

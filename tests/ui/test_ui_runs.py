@@ -257,8 +257,11 @@ def test_it_goes_on_in_its_turn(hands: Hands, store: RunStore) -> None:
 def test_a_finished_run_trains_longer(hands: Hands, store: RunStore) -> None:
     run = made(store, "a", saved=(10,))
     before = run.spec().train.num_train_epochs
-    for wrong in ("some", "0", "-1"):
-        assert "problem" in act(hands, "extend", run, value=wrong).message
+    counted = made(store, "b", saved=(10,))
+    write(counted.path / "spec.yaml", "train: {max_steps: 10}\n")
+    for wrong in ("some", "0", "-1", "inf", "nan", "1e308"):
+        for one in (run, counted):
+            assert "problem" in act(hands, "extend", one, value=wrong).message
     assert queue.waiting(store.root) == []
     assert "1.5 more epochs" in act(hands, "extend", run, value="1.5").message
     assert run.spec().train.num_train_epochs == before + 1.5
