@@ -35,7 +35,7 @@ def export(
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudioError(f"{out} is not empty.", "Name a new folder.")
     log = target.with_name(f"{target.name}.events.jsonl")
-    pid = _pid(run, kind)
+    pid = run.export_pid(kind)
     # No run is started in between: whoever does that sees the worker by its pid.
     with writing(target.parent), writing(pid.parent), queue.changing(store.root) as waiting:
         # One that has said its end takes a moment to go; the next worker waits for that.
@@ -102,8 +102,4 @@ def _has_ended(log: Path) -> bool:
 
 def busy(store: RunStore) -> Run | None:
     """The run whose model is being merged now, if any."""
-    return next((r for r in store.list() if files.read_process(_pid(r, "merged"))), None)
-
-
-def _pid(run: Run, kind: str) -> Path:
-    return run.export / f".{kind}.pid"
+    return next((r for r in store.list() if files.read_process(r.export_pid("merged"))), None)

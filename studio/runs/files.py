@@ -42,8 +42,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill beside `path`, which takes the place of `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A folder to fill beside `path`, which takes the place of `path` once it is complete. Where it
+    is to lie has to be there: a run that was deleted meanwhile is not made again by its export."""
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_MAKING}"))
     try:
         yield aside

@@ -97,10 +97,14 @@ def _size(folder: Path) -> int:
 
 def delete(store: RunStore, run: Run) -> None:
     """Moves the run aside, from where `restore` brings it back for a week. Raises StudioError
-    while it is going."""
+    while it is going, or files are made of it."""
     with queue.changing(store.root) as waiting:
         if run.process() is not None:
             raise StudioError(f"The run {run.id} is still going.", "Stop it first.")
+        if any(files.read_process(run.export_pid(kind)) for kind in ("adapter", "merged")):
+            raise StudioError(
+                f"The files of {run.id} are being made.", "Delete it when that is done."
+            )
         if run.id in waiting:
             waiting.remove(run.id)
         trash = store.root / TRASH

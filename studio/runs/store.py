@@ -86,6 +86,10 @@ class Run:
     def export(self) -> Path:
         return self.path / "export"
 
+    def export_pid(self, kind: str) -> Path:
+        """Names the process that makes files of that `kind`: adapter or merged."""
+        return self.export / f".{kind}.pid"
+
     def spec(self) -> RunSpec:
         """The settings it was started with. Raises StudioError where they can't be read."""
         return specs.load(self.path / "spec.yaml")

@@ -104,6 +104,20 @@ def test_a_run_that_goes_is_not_deleted(store: RunStore, run: Run) -> None:
     assert store.list() == [run]
 
 
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_run_of_which_files_are_made_is_not_deleted(store: RunStore, run: Run, kind: str) -> None:
+    worker = subprocess.Popen(["sleep", "60"])
+    run.export.mkdir()
+    write_process(run.export_pid(kind), worker.pid)
+    with pytest.raises(StudioError, match="being made"):
+        delete(store, run)
+    assert store.list() == [run]
+    worker.kill()
+    worker.wait()
+    delete(store, run)
+    assert store.list() == []
+
+
 def test_after_a_week_it_is_gone(store: RunStore, run: Run) -> None:
     delete(store, run)
     purge(store)
