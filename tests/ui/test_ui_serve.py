@@ -126,6 +126,31 @@ def test_what_another_sites_page_sends_is_refused(
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )  # fmt: skip
     assert upload.status_code == 403
+    # A poll only reads, but keeps a conductor and a spare worker going.
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    assert browser.get('/poll?[["pulse",0]]', headers=named).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Referer": "http://127.0.0.1:{port}/?view=1"}, 200),
+        ({"Referer": "http://127.0.0.1:1/"}, 403),
+        ({"Referer": "https://evil.example/127.0.0.1:{port}"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        # Behind a proxy that gives itself as the host, the browser knows better than we do.
+        ({"Sec-Fetch-Site": "same-origin", "Referer": "https://atelier.example/"}, 200),
+    ],
+    ids=str,
+)
+def test_only_its_own_page_polls(
+    browser: httpx.Client, home: Settings, headers: dict[str, str], status: int
+) -> None:
+    sent = {name: value.replace("{port}", str(home.port)) for name, value in headers.items()}
+    assert browser.get("/poll?[]", headers=sent).status_code == status
 
 
 @pytest.mark.parametrize(
