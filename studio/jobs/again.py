@@ -93,13 +93,15 @@ def branch(
         try:
             made.checkpoints.mkdir()
             _copy(source, made.checkpoints)
-            told = events.shown(events.read(run.events))
-            for event in told:
+            state, seconds = store.state(run), 0.0
+            for event in events.shown(events.read(run.events)):
                 if event["step"] <= step:
-                    events.append(made.events, event)
+                    seconds = events.seconds(event, state) or seconds
+                    events.append(made.events, {**event, "seconds": seconds})
             rate = wanted.train.learning_rate
             changed = {} if rate == old.train.learning_rate else {"learning_rate": rate}
-            events.append(made.events, {"type": "branch", "run": run.id, "step": step, **changed})
+            told = {"run": run.id, "step": step, "seconds": seconds, **changed}
+            events.append(made.events, {"type": "branch", **told})
             keep.describe(made, title=f"{keep.meta(run).title or run.name} from step {step}")
         except BaseException:
             shutil.rmtree(made.path, ignore_errors=True)

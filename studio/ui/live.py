@@ -88,8 +88,8 @@ def tick(request: Any, store: RunStore) -> dict[str, Any]:
 
 def _point(event: logs.Event, state: RunState) -> dict[str, Any]:
     point = {k: event[k] for k in _POINT if event.get(k) is not None}
-    if state.trained_from and "time" in event:
-        point["seconds"] = round(event["time"] - state.trained_from, 1)
+    if (seconds := logs.seconds(event, state)) is not None:
+        point["seconds"] = seconds
     return point
 
 
