@@ -83,14 +83,13 @@ def able(
     if state is not None and state.status not in (*ENDED, "created"):
         return [*_going(state, place, waiting), *(["use"] if spec else [])]
     can = []
-    tuned = (run.adapter / "adapter_config.json").is_file()
     status = state.status if state else ""
     if status == "created" and spec:
         can.append("enqueue")
     if status in _CUT_OFF and spec:
         can.append("resume")
     # A reward model scores answers and writes none.
-    if tuned and spec and spec.train.trainer != "reward":
+    if run.tuned and spec and spec.train.trainer != "reward":
         can.insert(len(can) if status in ("failed", "interrupted") else 0, "talk")
     if state is not None and state.paused and "resume" in can:
         can.sort(key=lambda act: act != "resume")

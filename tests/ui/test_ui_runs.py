@@ -106,6 +106,9 @@ def test_each_state_offers_what_makes_sense_for_it(store: RunStore, going: Run) 
     assert can(store, third) == ["first", "up", "remove", "use"]
     done = made(store, "done", saved=(5, 10))
     assert can(store, done) == [*"talk extend final branch use pack clean delete".split()]
+    whole = made(store, "whole")
+    (whole.adapter / "adapter_config.json").rename(whole.adapter / "config.json")
+    assert can(store, whole)[0] == "talk", "all of its weights were trained"
     paused = made(store, "p", status="stopped", step=5, saved=(5,), paused=True)
     assert can(store, paused)[:2] == ["resume", "talk"] and "extend" not in can(store, paused)
     stopped = made(store, "s", status="stopped", step=5, saved=(5,))
