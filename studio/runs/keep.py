@@ -11,6 +11,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +23,8 @@ from studio.spec.field import whole_text
 
 TRASH = ".trash"
 _KEPT_S = 7 * 24 * 3600.0
+# No run takes so long to be made, or to be taken in.
+_MADE_S = 24 * 3600.0
 _ARCHIVED = ("spec.yaml", "events.jsonl", "worker.log", "exit.json", "meta.json", "adapter")
 
 
@@ -133,11 +136,17 @@ def deleted(store: RunStore) -> list[Run]:
 
 
 def purge(store: RunStore, *, now: float | None = None) -> None:
-    """Removes for good what was deleted more than a week ago."""
-    before = (now or time.time()) - _KEPT_S
+    """Removes for good what was deleted more than a week ago, and what was to become a run, had its
+    maker not been killed."""
+    now = now or time.time()
     for run in deleted(store):
-        if run.path.stat().st_mtime < before:
+        if run.path.stat().st_mtime < now - _KEPT_S:
             shutil.rmtree(run.path, ignore_errors=True)
+    for left in store.root.glob(f"{NEW}*"):
+        # One that has just become a run is there no more.
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < now - _MADE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def forget(store: RunStore, run_id: str) -> int:

@@ -128,6 +128,17 @@ def test_after_a_week_it_is_gone(store: RunStore, run: Run) -> None:
         restore(store, run.id)
 
 
+def test_what_was_to_become_a_run_goes_when_nobody_makes_it_any_more(
+    store: RunStore, run: Run
+) -> None:
+    left = store.root / ".new.abc"
+    (left / "part").mkdir(parents=True)
+    purge(store)
+    assert left.is_dir()
+    purge(store, now=time.time() + 25 * 3600)
+    assert not left.exists() and store.list() == [run]
+
+
 @pytest.mark.parametrize("name", ["", "..", ".", "../runs", "a/b", ".trash"])
 def test_nothing_but_a_deleted_run_is_brought_back(store: RunStore, run: Run, name: str) -> None:
     delete(store, run)
