@@ -5,6 +5,7 @@ imported only inside what turns a crash into such an event.
 """
 
 import argparse
+import faulthandler
 import json
 import math
 import os
@@ -12,16 +13,17 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, MutableMapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from studio.engine.explain import explain, tell
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.plan.catalogue import CATALOGUE, EMBEDDED
+from studio.plan.device import device_lock, gpu_lock
 from studio.plan.machine import machine
 from studio.runs import Run, checkpoints, events, files, queue
 from studio.runs.control import Wishes
@@ -163,9 +165,8 @@ def _train_alone(run: Run, settings: Settings) -> int:
         # Whoever started it may have been killed before it could do this.
         with queue.changing(run.path.parent) as waiting:
             waiting[:] = [other for other in waiting if other != run.id]
-        # One that has said its end takes a moment to go.
-        with try_lock(_device_lock(settings), _GONE_S) as free:
-            if not free:
+        with _device(settings, report) as ours:
+            if not ours:
                 raise StudioError(
                     "Another run is being trained on this machine.",
                     "Stop it, or put this one into the queue.",
@@ -181,13 +182,17 @@ def _train_alone(run: Run, settings: Settings) -> int:
     return _reported(report, work, run, settings)
 
 
-def _device_lock(settings: Settings) -> Path:
-    """The lock of the device that this worker trains on. A GPU has one for all homes of its user:
-    two runs in its memory would end both; a CPU has one in each home."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    if not machine().gpus:
-        return settings.home / "train.lock"
-    return Path(tempfile.gettempdir()) / f"atelier-{os.getuid()}" / f"gpu-{gpu}.lock"
+@contextmanager
+def _device(settings: Settings, report: Reporter) -> Iterator[bool]:
+    """Has this worker alone on its device; whether it is. Raises Stopped while it waits."""
+    while True:
+        # One that has said its end takes a moment to go.
+        with try_lock(device_lock(settings), _GONE_S) as free:
+            if free or gpu_lock() is None:
+                yield free is not None
+                return
+        # Another home's conductor was as quick as ours.
+        report.stage("waiting for the GPU, which a run of another home has")
 
 
 def _begin_again(run: Run, report: Reporter) -> None:
@@ -372,5 +377,12 @@ class _Bar:
         self._last = ""
 
 
+def _leave(status: int) -> NoReturn:
+    """Ends this process. One that hung while it goes would keep its locks, and all who wait for
+    them waiting."""
+    faulthandler.dump_traceback_later(_GONE_S, exit=True)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

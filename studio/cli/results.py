@@ -48,7 +48,7 @@ def export(options: argparse.Namespace, settings: Settings) -> tuple[int, Result
     run = store.get(options.run)
     out = settings.resolve(options.out, Path.cwd())
     told = ""
-    for state in jobs.export(settings, run, options.format, out):
+    for state in jobs.export(store, settings, run, options.format, out):
         line = jobs.words(state)
         if line != told:
             print(line, file=sys.stderr, flush=True)

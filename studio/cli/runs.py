@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
 def runs(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     """List all runs."""
     store = store_of(settings)
-    found = [summary_of(run, store.state(run)) for run in store.list()]
+    found = [summary_of(run, store.look(run)) for run in store.list()]
     for row in found:
         loss = f"{row['train_loss']:.4f}" if row["train_loss"] is not None else "-"
         say(

@@ -39,14 +39,15 @@ def line_of(state: RunState) -> str:
     return jobs.words(state) if state.status in ("created", "starting", "running") else state.status
 
 
-def summary_of(run: Run, state: RunState) -> Result:
-    """What --json says of a run."""
+def summary_of(run: Run, state: RunState | None) -> Result:
+    """What --json says of a run; of one that can't be understood there is no state."""
+    known = state or RunState()
     return {
         "run": run.id,
-        "status": state.status,
-        "global_step": state.step,
-        "train_loss": state.train_loss,
-        "eval_loss": state.eval_loss,
+        "status": state.status if state else "unreadable",
+        "global_step": known.step,
+        "train_loss": known.train_loss,
+        "eval_loss": known.eval_loss,
     }
 
 

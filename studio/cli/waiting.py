@@ -35,7 +35,8 @@ def line(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     if active is not None:
         say(options, f"   {active.id:<44} {line_of(store.state(active))}")
     for place, run_id in enumerate(waiting, 1):
-        say(options, f"{place:>2} {run_id}")
+        why = f"  {jobs.waits_for(store)}" if active is None and place == 1 else ""
+        say(options, f"{place:>2} {run_id}{why}")
     if active is None and not waiting:
         say(options, "Nothing trains and nothing waits.")
     result: Result = {"active": active.id if active else None, "waiting": waiting}

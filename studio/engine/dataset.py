@@ -55,6 +55,7 @@ def prepare(
     folder = settings.home / "cache" / "tokens" / _key(data, tokenizer, spec)
     if not (folder / "told.json").is_file():
         refuse_template(tokenizer, spec, data)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with files.whole_folder(folder) as aside:
             told = _write(data, tokenizer, spec, report, aside)
             (aside / "told.json").write_text(json.dumps(told), encoding="utf-8")

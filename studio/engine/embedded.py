@@ -53,6 +53,7 @@ def is_prepared(entry: Entry, settings: Settings) -> bool:
 
 
 def _fill(entry: Entry, folder: Path, settings: Settings, report: Report) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with files.whole_folder(folder) as aside:
         try:
             hub.fetch(entry.hub_id, None, settings, report, into=aside)

@@ -26,6 +26,7 @@ def export(run: Run, kind: str, out: Path, settings: Settings, report: Report) -
             "All of the model's weights were trained in this run: there is no adapter.",
             "Take the merged model; it is what was trained.",
         )
+    out.parent.mkdir(exist_ok=True)
     if whole or kind == "adapter":
         report.stage("copying the weights" if whole else "copying the adapter")
         with files.whole_folder(out) as aside:

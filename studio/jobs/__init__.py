@@ -13,7 +13,7 @@ from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
 from studio.jobs.sweep import combinations, sweep
 from studio.jobs.token import keep_token
-from studio.jobs.waiting import enqueue, move, remove
+from studio.jobs.waiting import enqueue, move, remove, waits_for
 from studio.jobs.words import words
 from studio.runs.control import ask
 
@@ -53,6 +53,7 @@ __all__ = [
     "stop_index",
     "sweep",
     "tree",
+    "waits_for",
     "words",
     "writing",
 ]

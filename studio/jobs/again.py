@@ -18,6 +18,7 @@ _FREE = frozenset(
     "train.num_train_epochs train.max_steps train.learning_rate train.lr_scheduler_type "
     "train.warmup_steps train.logging_steps train.save_steps train.save_total_limit".split()
 )
+_MOST_EPOCHS = 1000
 
 
 def resume(store: RunStore, settings: Settings, run: Run) -> None:
@@ -60,8 +61,11 @@ def extend(store: RunStore, settings: Settings, run: Run, epochs: float) -> None
 
 def _longer(spec: RunSpec, step: int, epoch: float, epochs: float) -> RunSpec:
     """The spec with that many epochs more. Raises SpecError for what is no number of them."""
-    if not epochs > 0:
-        raise StudioError(f"{epochs:g} epochs are no more training.", "Use a number above 0.")
+    if not 0 < epochs <= _MOST_EPOCHS:
+        raise StudioError(
+            f"{epochs:g} more epochs can't be trained.",
+            f"Use a number above 0, up to {_MOST_EPOCHS}.",
+        )
     if spec.train.max_steps > 0:
         # So many steps as took that long before.
         more = round(step / epoch * epochs) if epoch else 0
@@ -89,13 +93,15 @@ def branch(
         try:
             made.checkpoints.mkdir()
             _copy(source, made.checkpoints)
-            told = events.shown(events.read(run.events))
-            for event in told:
+            state, seconds = store.state(run), 0.0
+            for event in events.shown(events.read(run.events)):
                 if event["step"] <= step:
-                    events.append(made.events, event)
+                    seconds = events.seconds(event, state) or seconds
+                    events.append(made.events, {**event, "seconds": seconds})
             rate = wanted.train.learning_rate
             changed = {} if rate == old.train.learning_rate else {"learning_rate": rate}
-            events.append(made.events, {"type": "branch", "run": run.id, "step": step, **changed})
+            told = {"run": run.id, "step": step, "seconds": seconds, **changed}
+            events.append(made.events, {"type": "branch", **told})
             keep.describe(made, title=f"{keep.meta(run).title or run.name} from step {step}")
         except BaseException:
             shutil.rmtree(made.path, ignore_errors=True)

@@ -7,7 +7,7 @@ command line, a restarted server) talks to the same one.
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
@@ -18,7 +18,7 @@ import psutil
 
 from studio.errors import StudioError
 from studio.jobs.spawn import spawn, writing
-from studio.runs import files
+from studio.runs import files, queue
 from studio.settings import Settings
 
 Reply = dict[str, Any]
@@ -41,8 +41,9 @@ class Bench:
         """The bench's process, if it lives."""
         return files.read_process(self._folder / "pid")
 
-    def ask(self, request: Reply) -> Iterator[Reply]:
-        """Sends one request and yields its replies; closing the iterator cancels the work.
+    def ask(self, request: Reply, allowed: Callable[[], None] = lambda: None) -> Iterator[Reply]:
+        """Sends one request and yields its replies; closing the iterator cancels the work. Where
+        the bench has to be started for it, `allowed` may refuse that by raising StudioError.
 
         A reply holds `stage` (words) or `delta` (new text by side); the last one holds `done`.
         Raises StudioError where the bench reports an error or dies.
@@ -50,7 +51,7 @@ class Bench:
         connection = self._connect()
         if connection is None:
             yield {"stage": "starting the model's process"}
-            connection = self._start()
+            connection = self._start(allowed)
         try:
             connection.send_bytes(json.dumps(request).encode())
             while True:
@@ -79,7 +80,11 @@ class Bench:
         hung.start()
         try:
             connection = self._connect()
-            if connection is not None:
+            if connection is None:
+                # It is still starting.
+                with suppress(psutil.Error):
+                    process.terminate()
+            else:
                 with suppress(EOFError, OSError), connection:
                     connection.send_bytes(json.dumps({"op": "quit"}).encode())
                     connection.recv_bytes()
@@ -104,19 +109,31 @@ class Bench:
         except (OSError, ValueError, KeyError, TypeError, EOFError, AuthenticationError):
             return None
 
-    def _start(self) -> Connection:
-        started = time.monotonic()
-        with writing(self._folder):
-            process = spawn(["bench"], self.log, self._settings)
+    def _start(self, allowed: Callable[[], None]) -> Connection:
+        started, ours = time.monotonic(), False
         while time.monotonic() - started < _START_S:
             connection = self._connect()
             if connection is not None:
                 return connection
-            # Another starter may have won the bench's lock: then ours ends and theirs answers.
-            if process.poll() is not None and self.process() is None:
-                break
+            # Another starter's may be on its way, or an old one about to be gone.
+            if self.process() is None:
+                if ours:
+                    break
+                ours = self._spawn(allowed)
             time.sleep(0.05)
         raise StudioError("The model's process did not start.", f"Its log says why: {self.log}")
+
+    def _spawn(self, allowed: Callable[[], None]) -> bool:
+        """Starts the bench where there is none; whether it did. No run begins in between: its
+        starter sees the bench by its pid, and ends it."""
+        with writing(self._folder), queue.changing(self._settings.runs):
+            allowed()
+            if self.process() is not None:
+                return False
+            process = spawn(["bench"], self.log, self._settings)
+            with suppress(psutil.NoSuchProcess):
+                files.write_process(self._folder / "pid", process.pid)
+        return True
 
 
 def _end(process: psutil.Process) -> None:

@@ -7,6 +7,8 @@ next, and takes over what it finds: all it knows is on disk.
 """
 
 import json
+import math
+import os
 import signal
 import time
 from contextlib import suppress
@@ -21,15 +23,19 @@ from studio.jobs.bench import Bench
 from studio.jobs.export import busy
 from studio.jobs.spare import Spare, expect, expected
 from studio.jobs.spawn import spawn, writing
+from studio.plan.device import device_lock
 from studio.plan.smaller import smaller
-from studio.runs import Run, RunStore, files, queue
+from studio.runs import Run, RunStore, events, files, queue
 from studio.runs.lock import is_held, try_lock
+from studio.runs.store import AT_ONCE
 from studio.settings import Settings
 
 _LOOK_S = 0.2
 _RETRY_S = 5.0
 # One that is about to end holds its lock for a moment longer than it looks for work.
 _TAKE_OVER_S = 5.0
+# How long a worker that has said its end may take to go.
+_GONE_S = 30.0
 
 
 def ensure(settings: Settings) -> None:
@@ -63,14 +69,16 @@ def _until_none_waits(settings: Settings) -> None:
     while True:
         try:
             started = _start_next(store, settings, spare)
-        except OSError as error:
-            # A full disk, say: who waits goes on waiting until somebody frees some of it.
-            print(f"The next run can't be started: {error}", flush=True)
+            if started is not None:
+                _attend(*started, settings, spare)
+                continue
+        # A full disk, say: who waits goes on waiting until somebody frees some of it.
+        except Exception as error:  # noqa: BLE001
+            print(f"The next run can't be started: {error!r}", flush=True)
             time.sleep(_RETRY_S)
             continue
-        if started is not None:
-            _attend(*started, settings, spare)
-        elif store.active() is not None or queue.waiting(store.root):
+        if store.active() is not None or queue.waiting(store.root):
+            _make_ready(settings, spare)
             time.sleep(_LOOK_S)
         elif not _some_come(settings, spare):
             return
@@ -86,16 +94,28 @@ def _some_come(settings: Settings, spare: Spare) -> bool:
     return False
 
 
+def _make_ready(settings: Settings, spare: Spare) -> None:
+    """Keeps a spare for a run that waits; beside one that goes, without another, its memory is the
+    run's."""
+    if settings.spare and queue.waiting(settings.runs):
+        spare.keep()
+    else:
+        spare.drop()
+
+
 def _lock(settings: Settings) -> Path:
     return settings.home / "conductor.lock"
 
 
 def _start_next(
     store: RunStore, settings: Settings, spare: Spare
-) -> "tuple[Run, Popen[bytes]] | None":
-    """Starts the first waiting run, if nothing trains or merges now."""
+) -> "tuple[Run, Popen[bytes], int] | None":
+    """Starts the first waiting run, if nothing trains or merges now, here or, on a GPU, in another
+    home; returns also how many bytes of events it had before."""
     with queue.changing(store.root) as waiting:
         if not waiting or store.active() is not None or busy(store) is not None:
+            return None
+        if is_held(device_lock(settings)):
             return None
         # The bench's model takes the memory that the run needs.
         Bench(settings).quit()
@@ -105,17 +125,17 @@ def _start_next(
                 # Its last worker is about to be gone; or a conductor that was killed has started
                 # one, which will say so in a moment.
                 return None
-            process = _start(run, lock, settings, spare)
+            said = events.size(run.events)
+            process = _start(run, lock, said, settings, spare)
         # The worker does this as well, in case that we are killed before.
         waiting.pop(0)
-    return run, process
+    return run, process, said
 
 
-def _start(run: Run, lock: IO[str], settings: Settings, spare: Spare) -> "Popen[bytes]":
+def _start(run: Run, lock: IO[str], said: int, settings: Settings, spare: Spare) -> "Popen[bytes]":
     """Starts the run's worker, which has the run's lock from its first moment on."""
     for left in (run.stop, run.exit):
         left.unlink(missing_ok=True)
-    said = run.events.stat().st_size if run.events.exists() else 0
     process = spare.take(run.path, run.log, lock.fileno())
     if process is None:
         arguments = ["train", str(run.path), "--lock", str(lock.fileno())]
@@ -126,18 +146,26 @@ def _start(run: Run, lock: IO[str], settings: Settings, spare: Spare) -> "Popen[
     return process
 
 
-def _attend(run: Run, process: "Popen[bytes]", settings: Settings, spare: Spare) -> None:
-    """Waits for the worker's end and notes what only its parent can see. Beside a run on a GPU,
-    whose cores have little to do, the next one's worker is made ready."""
-    peak, kills = 0, _oom_kills()
+def _attend(run: Run, process: "Popen[bytes]", said: int, settings: Settings, spare: Spare) -> None:
+    """Waits for the worker's end and notes what only its parent can see; one that has said its end
+    after byte `said` of the events, and stays, is ended. Beside a run on a GPU, whose cores have
+    little to do, the next one's worker is made ready."""
+    peak, kills, ended = 0, _oom_kills(), math.inf
     while process.poll() is None:
         with suppress(psutil.Error):
             peak = max(peak, psutil.Process(process.pid).memory_info().rss)
-        if settings.spare and queue.waiting(settings.runs):
-            spare.keep()
+        told, said = events.tail(run.events, said)
+        if any(event["type"] == "end" for event in told):
+            ended = time.monotonic()
+        if time.monotonic() - ended > _GONE_S:
+            # All that it had to save is saved, and the next one waits for its memory.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        _make_ready(settings, spare)
         time.sleep(_LOOK_S)
     seen: dict[str, Any] = {"code": process.returncode, "peak": peak, "oom": _oom_kills() > kills}
-    if process.returncode == -signal.SIGKILL and not run.stop.exists():
+    killed = process.returncode == -signal.SIGKILL and ended == math.inf
+    if killed and run.wish() not in AT_ONCE:
         with suppress(StudioError):
             seen["changes"] = smaller(run.spec(), settings)
     # The run's folder may have been deleted, or its disk be full: then the events have to do.

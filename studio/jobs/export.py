@@ -8,13 +8,15 @@ from pathlib import Path
 import psutil
 
 from studio.errors import StudioError
-from studio.jobs.spawn import alone, spawn, writing
-from studio.runs import ENDED, Run, RunState, RunStore, events, files, fold
+from studio.jobs.spawn import spawn, writing
+from studio.runs import ENDED, Run, RunState, RunStore, events, files, fold, queue
 from studio.settings import Settings
 from studio.spec import not_merged
 
 
-def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> Iterator[RunState]:
+def export(
+    store: RunStore, settings: Settings, run: Run, kind: str, out: Path | None = None
+) -> Iterator[RunState]:
     """Makes the adapter or the merged model; yields the worker's states.
 
     Without `out` it goes to the run's export folder, where what is there already is kept, and an
@@ -30,18 +32,16 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
     if out is None and target.is_dir():
         return
     settings.check_writable()
-    active = RunStore(settings.runs).active() if kind == "merged" else None
-    if active is not None:
-        raise StudioError(
-            f"The run {active.id} needs this machine's memory now.", "Merge when it has ended."
-        )
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudioError(f"{out} is not empty.", "Name a new folder.")
     log = target.with_name(f"{target.name}.events.jsonl")
-    pid = _pid(run, kind)
-    with writing(target.parent), writing(pid.parent), alone(pid.with_suffix(".lock")):
+    pid = run.export_pid(kind)
+    # No run is started in between: whoever does that sees the worker by its pid.
+    with writing(target.parent), writing(pid.parent), queue.changing(store.root) as waiting:
         # One that has said its end takes a moment to go; the next worker waits for that.
         if files.read_process(pid) is None or _has_ended(log):
+            if kind == "merged":
+                _refuse_beside_a_run(store, waiting)
             log.unlink(missing_ok=True)
             log.touch()
             arguments = ["export", str(run.path), "--format", kind, "--out", str(target)]
@@ -53,6 +53,19 @@ def export(settings: Settings, run: Run, kind: str, out: Path | None = None) -> 
     yield from _watch(run, pid, log)
     if out is not None:
         log.unlink(missing_ok=True)
+
+
+def _refuse_beside_a_run(store: RunStore, waiting: list[str]) -> None:
+    active = store.active()
+    if active is not None:
+        raise StudioError(
+            f"The run {active.id} needs this machine's memory now.", "Merge when it has ended."
+        )
+    if waiting:
+        raise StudioError(
+            f"The run {waiting[0]} waits to be started, and needs this machine's memory.",
+            "Merge when it has ended, or take it out of the queue.",
+        )
 
 
 def refuse(run: Run, kind: str) -> None:
@@ -89,8 +102,4 @@ def _has_ended(log: Path) -> bool:
 
 def busy(store: RunStore) -> Run | None:
     """The run whose model is being merged now, if any."""
-    return next((r for r in store.list() if files.read_process(_pid(r, "merged"))), None)
-
-
-def _pid(run: Run, kind: str) -> Path:
-    return run.export / f".{kind}.pid"
+    return next((r for r in store.list() if files.read_process(r.export_pid("merged"))), None)

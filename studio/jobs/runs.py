@@ -59,7 +59,7 @@ def stop(run: Run, *, now: bool = False, discard: bool = False) -> None:
     """Asks the worker to finish its step, save and end; `now` ends it without waiting for that,
     and `discard` besides removes what it has learned: checkpoints and adapter."""
     process = _going(run)
-    _leave(run, "discard" if discard else "")
+    _leave(run, "discard" if discard else "now" if now else "")
     if not (now or discard):
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -127,7 +127,7 @@ def chat(
         )
     if run is not None and "merged" in sides:
         told = ""
-        for state in export(settings, run, "merged"):
+        for state in export(store, settings, run, "merged"):
             if words(state) != told:
                 told = words(state)
                 yield {"stage": told}
@@ -140,7 +140,7 @@ def chat(
         "generate": generate.model_dump(),
     }
     try:
-        yield from Bench(settings).ask(request)
+        yield from Bench(settings).ask(request, lambda: _refuse_while_training(store))
     except StudioError:
         # A run that starts takes the memory, and ends the bench for it.
         _refuse_while_training(store)

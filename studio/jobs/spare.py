@@ -113,7 +113,9 @@ class Spare:
         return None
 
     def drop(self) -> None:
-        """Lets it go: a spare that hears nobody any more ends."""
+        """Ends it, also while it is still loading: it has no run that could be lost."""
         if self._line is not None:
             self._line.close()
+        if self._process is not None:
+            self._process.kill()
         self._process = self._line = None

@@ -1,6 +1,7 @@
 """Sweeps: several runs at once that differ in some fields, for which the queue is made."""
 
 import itertools
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -52,15 +53,21 @@ def sweep(
     chosen = combinations(values, paired=paired)
     specs = list(_specs(spec, chosen))
     tag = f"sweep-{time.strftime('%m%d-%H%M%S')}"
-    runs = []
-    with writing(settings.home), queue.changing(store.root) as waiting:
-        for one, changed in zip(specs, chosen, strict=True):
-            said = {key.partition(".")[2]: show(value) for key, value in changed.items()}
-            run = store.create(one, f"{name}-{'-'.join(said.values())}")
-            title = ", ".join(f"{field} {value}" for field, value in said.items())
-            keep.describe(run, title=title, tags=[tag])
-            runs.append(run)
-        waiting.extend(run.id for run in runs)
+    runs: list[Run] = []
+    with writing(settings.home):
+        try:
+            with queue.changing(store.root) as waiting:
+                for one, changed in zip(specs, chosen, strict=True):
+                    said = {key.partition(".")[2]: show(value) for key, value in changed.items()}
+                    runs.append(store.create(one, f"{name}-{'-'.join(said.values())}"))
+                    title = ", ".join(f"{field} {value}" for field, value in said.items())
+                    keep.describe(runs[-1], title=title, tags=[tag])
+                waiting.extend(run.id for run in runs)
+        except BaseException:
+            # All of them or none: half a grid says nothing.
+            for run in runs:
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
     conduct.ensure(settings)
     return runs
 

@@ -3,7 +3,9 @@
 from studio.errors import StudioError
 from studio.jobs import conduct
 from studio.jobs.spawn import writing
+from studio.plan.device import gpu_lock
 from studio.runs import Run, RunStore, queue
+from studio.runs.lock import is_held
 from studio.settings import Settings
 from studio.spec import RunSpec
 
@@ -36,6 +38,14 @@ def remove(store: RunStore, run: Run) -> None:
     with writing(store.root), queue.changing(store.root) as waiting:
         _check(run, waiting)
         waiting.remove(run.id)
+
+
+def waits_for(store: RunStore) -> str:
+    """What the next run waits for, in words."""
+    gpu = gpu_lock()
+    if gpu is not None and store.active() is None and is_held(gpu):
+        return "waits for the GPU, which a run of another home has"
+    return "waits for its turn"
 
 
 def _check(run: Run, waiting: list[str]) -> None:

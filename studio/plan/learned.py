@@ -32,8 +32,8 @@ def learned(store: RunStore, spec: RunSpec, device: str, engine: str) -> Learned
     engine, quantization and checkpointing; of the same model, where there are such."""
     kin: list[tuple[bool, float, float]] = []
     for run in store.list()[:_MOST_RUNS]:
-        state = store.state(run)
-        if state.status != "finished" or not state.device.startswith(device):
+        state = store.look(run)
+        if state is None or state.status != "finished" or not state.device.startswith(device):
             continue
         found = factors(state)
         if found is None or (state.predicted or {}).get("engine") != engine:

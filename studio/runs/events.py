@@ -5,7 +5,7 @@ only half written is left for the next time.
 
 The events, told apart by `type` (each has `time`, seconds since the epoch):
 - branch: the events above are those of `run` until the checkpoint of `step`, from which this run,
-  a new one, goes on
+  a new one, goes on, and each says after how many `seconds` of training it came, as this one does
 - attempt: a worker goes on with a run that had ended, from the checkpoint of `step`; what was
   reported after that step is reported anew. `changes` are those that were made after it and are
   made again at their steps
@@ -32,12 +32,12 @@ The events, told apart by `type` (each has `time`, seconds since the epoch):
 
 import errno
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 Event = dict[str, Any]
@@ -53,6 +53,24 @@ Status = Literal[
     "interrupted",
 ]
 ENDED: tuple[Status, ...] = ("stopped", "finished", "failed", "interrupted")
+_LARGEST = 1e300
+_COUNT, _NUMBER, _TEXT = (int,), (int, float, NoneType), (str,)
+# What each event tells of the state, and as what: all else is passed over, since a log may have
+# been damaged, or written by somebody else.
+_TOLD: dict[str, dict[str, tuple[type, ...]]] = {
+    "start": {
+        **dict.fromkeys(("max_steps", "train_rows", "eval_rows"), _COUNT),
+        **dict.fromkeys(("parameters", "trainable"), _COUNT),
+        **dict.fromkeys(("device", "engine"), _TEXT),
+    },
+    "log": {
+        "step": _COUNT,
+        "epoch": (int, float),
+        **dict.fromkeys(("loss", "learning_rate", "tokens_per_second"), _NUMBER),
+    },
+    "eval": {"step": _COUNT, "epoch": (int, float), "eval_loss": _NUMBER},
+    "end": {"step": _COUNT, "train_loss": _NUMBER, "eval_loss": _NUMBER, "paused": (bool,)},
+}
 
 
 def append(path: Path, event: Event, *, sync: bool = False) -> None:
@@ -121,24 +139,32 @@ def _is_event(event: Event) -> bool:
         isinstance(event.get("type"), str)
         and (step is None or type(step) is int)
         and (now is None or isinstance(now, int | float))
-        and not any(isinstance(v, float) and not math.isfinite(v) for v in event.values())
+        and all(abs(v) < _LARGEST for v in event.values() if isinstance(v, int | float))
     )
 
 
 def read(path: Path, limit: int = 64 * 2**20) -> Iterator[Event]:
     """All events of the log, from its start, with at most `limit` bytes of it in memory."""
-    offset, end = -1, 0
-    while end > offset:
-        offset = end
-        found, end = tail(path, offset, limit)
+    for found, _end in rest(path, 0, limit):
         yield from found
+
+
+def rest(path: Path, offset: int, limit: int = 64 * 2**20) -> Iterator[tuple[list[Event], int]]:
+    """What `tail` gives from `offset` on, part by part, until there is nothing new."""
+    end = -1
+    while offset > end:
+        end = offset
+        found, offset = tail(path, end, limit)
+        yield found, offset
 
 
 @dataclass(frozen=True)
 class RunState:
     """What the events so far add up to. `status` lacks what only the process can tell: see
     `store.Run.judge`. Of a run that went on after an end, `started` and `trained_from` are of the
-    last attempt, which began after `first_step`; `spent` is what the earlier ones took."""
+    last attempt, which began after `first_step`; `spent` is what the earlier ones took, and
+    `trained` what their steps took. `attempts` has, for each, when its steps began, and what was
+    trained before."""
 
     status: Status = "created"
     stage: str = ""
@@ -160,6 +186,8 @@ class RunState:
     started: float | None = None
     trained_from: float | None = None
     spent: float = 0.0
+    trained: float = 0.0
+    attempts: tuple[tuple[float, float], ...] = ()
     first_step: int = 0
     paused: bool = False
     updated: float | None = None
@@ -174,15 +202,15 @@ class RunState:
 def fold(state: RunState, events: list[Event]) -> RunState:
     """The state after `events`; pure, so folding in parts gives what folding at once gives."""
     for event in events:
-        known = {
-            k: v for k, v in event.items() if k in RunState.__dataclass_fields__ and k != "status"
-        }
+        kinds = _TOLD.get(event["type"], {})
+        known: dict[str, Any] = {k: v for k, v in event.items() if type(v) in kinds.get(k, ())}
         now = event.get("time")
         if event["type"] == "attempt":
             state = _again(state, event)
         elif event["type"] == "branch":
             step = event.get("step") or 0
             state = replace(_again(state, event), status="created", spent=0.0, first_step=step)
+            state = replace(state, trained=seconds(event, state) or 0.0)
             continue
         state = replace(state, updated=now, started=state.started or now)
         match event["type"]:
@@ -192,8 +220,8 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                     state,
                     status=status,
                     stage=str(event.get("text", "")),
-                    done=event.get("done"),
-                    total=event.get("total"),
+                    done=_count(event.get("done")),
+                    total=_count(event.get("total")),
                 )
             case "start":
                 state = replace(
@@ -203,11 +231,13 @@ def fold(state: RunState, events: list[Event]) -> RunState:
                     stage="training",
                     done=None,
                     total=None,
-                    trained_from=now,
                 )
+                state = _begins(state, now)
             case "log" | "eval":
-                begun = _begun(state, event, now)
-                state = replace(state, **known, status="running", trained_from=begun)
+                # The look before the first step is no part of what the steps take.
+                first = event["type"] == "eval" and event.get("step") == state.first_step
+                state = replace(state, **known, status="running")
+                state = _begins(state, now) if first else state
             case "predicted" | "measured" | "use" as kind:
                 held: dict[str, Any] = {kind: {k: v for k, v in event.items() if k != "type"}}
                 state = replace(state, **held)
@@ -216,23 +246,33 @@ def fold(state: RunState, events: list[Event]) -> RunState:
             case "end":
                 failed = event.get("status") == "failed"
                 problem = _problem(event) if failed else None
-                ends = {
-                    k: v
-                    for k, v in known.items()
-                    if k in ("train_loss", "eval_loss", "step", "paused")
-                }
                 state = replace(
-                    state, **ends, status=event.get("status", "failed"), problem=problem
+                    state, **known, status=event.get("status", "failed"), problem=problem
                 )
             case _:
                 pass
     return state
 
 
-def _begun(state: RunState, event: Event, now: float | None) -> float | None:
-    """When the steps began: the look before the first one is no part of what they take."""
-    before = event["type"] == "eval" and event.get("step") == state.first_step
-    return now if before else state.trained_from
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _begins(state: RunState, now: float | None) -> RunState:
+    """The state where the attempt's steps begin now."""
+    earlier = state.attempts if state.trained_from is None else state.attempts[:-1]
+    begun = () if now is None else ((now, state.trained),)
+    return replace(state, trained_from=now, attempts=(*earlier, *begun))
+
+
+def seconds(event: Event, state: RunState) -> float | None:
+    """Seconds of training until the event, in all attempts of the run in this state; None where
+    nobody knows."""
+    told, now = event.get("seconds"), event.get("time")
+    if isinstance(told, int | float) or now is None:
+        return told
+    begun = [attempt for attempt in state.attempts if attempt[0] <= now]
+    return round(begun[-1][1] + now - begun[-1][0], 1) if begun else None
 
 
 def _problem(event: Event) -> dict[str, str]:
@@ -243,9 +283,11 @@ def _problem(event: Event) -> dict[str, str]:
 
 def _again(state: RunState, event: Event) -> RunState:
     """The state at the beginning of another attempt."""
-    spent = state.spent
+    spent, trained = state.spent, state.trained
     if state.started is not None and state.updated is not None:
         spent += max(0.0, state.updated - state.started)
+    if state.trained_from is not None and state.updated is not None:
+        trained += max(0.0, state.updated - state.trained_from)
     step = event.get("step") or 0
     return replace(
         state,
@@ -260,6 +302,7 @@ def _again(state: RunState, event: Event) -> RunState:
         started=None,
         trained_from=None,
         spent=spent,
+        trained=trained,
         paused=False,
         problem=None,
     )

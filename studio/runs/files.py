@@ -12,6 +12,16 @@ from typing import Any
 
 import psutil
 
+# What may be raised by a file that another version wrote, another program, or a bad disk.
+UNREADABLE = (
+    OSError,
+    TypeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 # In the names of folders that are not whole yet, so that nobody else's are taken for such.
 _MAKING = ".making-"
 
@@ -32,8 +42,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill beside `path`, which takes the place of `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A folder to fill beside `path`, which takes the place of `path` once it is complete. Where it
+    is to lie has to be there: a run that was deleted meanwhile is not made again by its export."""
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{_MAKING}"))
     try:
         yield aside
@@ -85,7 +95,7 @@ def read_process(path: Path) -> psutil.Process | None:
             return None
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except (ValueError, KeyError, TypeError, psutil.Error):
+    except (*UNREADABLE, psutil.Error):
         return None
 
 
@@ -98,7 +108,7 @@ def said_before(path: Path) -> int:
 def _stored(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return {}
     return stored if isinstance(stored, dict) else {}
 

@@ -2,24 +2,42 @@
 back, and a run as one file that another machine can open."""
 
 import json
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from studio.errors import StudioError
 from studio.runs import checkpoints, files, queue
-from studio.runs.store import Run, RunStore
+from studio.runs.store import NEW, Run, RunStore
+from studio.spec.field import whole_text
 
 TRASH = ".trash"
 _KEPT_S = 7 * 24 * 3600.0
+# No run takes so long to be made, or to be taken in.
+_MADE_S = 24 * 3600.0
 _ARCHIVED = ("spec.yaml", "events.jsonl", "worker.log", "exit.json", "meta.json", "adapter")
+
+
+# What tarfile raises for what is damaged, or was never written by it.
+_NO_ARCHIVE = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -37,21 +55,21 @@ def meta(run: Run) -> Meta:
     try:
         held = json.loads((run.path / "meta.json").read_text(encoding="utf-8"))
         return _meta(held)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except files.UNREADABLE:
         return Meta()
 
 
 def _meta(held: Mapping[str, Any]) -> Meta:
     return Meta(
-        title=str(held.get("title") or "")[:100],
+        title=whole_text(str(held.get("title") or ""))[:100],
         tags=tuple(dict.fromkeys(_tag(t) for t in held.get("tags") or () if _tag(t)))[:20],
-        notes=str(held.get("notes") or "")[:20_000],
+        notes=whole_text(str(held.get("notes") or ""))[:20_000],
         star=held.get("star") is True,
     )
 
 
 def _tag(text: Any) -> str:
-    return re.sub(r"[\s,]+", "-", str(text).strip())[:30]
+    return re.sub(r"[\s,]+", "-", whole_text(str(text)).strip())[:30]
 
 
 def describe(run: Run, **changes: Any) -> Meta:
@@ -82,10 +100,14 @@ def _size(folder: Path) -> int:
 
 def delete(store: RunStore, run: Run) -> None:
     """Moves the run aside, from where `restore` brings it back for a week. Raises StudioError
-    while it is going."""
+    while it is going, or files are made of it."""
     with queue.changing(store.root) as waiting:
         if run.process() is not None:
             raise StudioError(f"The run {run.id} is still going.", "Stop it first.")
+        if any(files.read_process(run.export_pid(kind)) for kind in ("adapter", "merged")):
+            raise StudioError(
+                f"The files of {run.id} are being made.", "Delete it when that is done."
+            )
         if run.id in waiting:
             waiting.remove(run.id)
         trash = store.root / TRASH
@@ -114,11 +136,17 @@ def deleted(store: RunStore) -> list[Run]:
 
 
 def purge(store: RunStore, *, now: float | None = None) -> None:
-    """Removes for good what was deleted more than a week ago."""
-    before = (now or time.time()) - _KEPT_S
+    """Removes for good what was deleted more than a week ago, and what was to become a run, had its
+    maker not been killed."""
+    now = now or time.time()
     for run in deleted(store):
-        if run.path.stat().st_mtime < before:
+        if run.path.stat().st_mtime < now - _KEPT_S:
             shutil.rmtree(run.path, ignore_errors=True)
+    for left in store.root.glob(f"{NEW}*"):
+        # One that has just become a run is there no more.
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < now - _MADE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def forget(store: RunStore, run_id: str) -> int:
@@ -206,29 +234,41 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 def unpack(store: RunStore, archive: Path) -> Run:
     """Makes a run of a file that `pack` wrote. Raises StudioError where it is none."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=store.root, prefix=".new."))
+    choose = "Choose a file that “Take the run along” made."
     try:
-        with tarfile.open(archive, "r:*") as held:
-            members = held.getmembers()
-            if sum(m.size for m in members) > shutil.disk_usage(aside).free:
-                raise StudioError(
-                    f"{archive.name} is larger than the disk has room for.", "Free some disk."
-                )
-            held.extractall(aside, members, filter="data")
-        found = [p for p in aside.iterdir() if (p / "spec.yaml").is_file()]
-        if len(found) != 1 or not (found[0] / "events.jsonl").is_file():
-            raise StudioError(
-                f"{archive.name} holds no run.", "Choose a file that “Take the run along” made."
-            )
-        return _take_in(store, found[0])
-    except (tarfile.TarError, EOFError) as error:
+        store.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=store.root, prefix=NEW, ignore_cleanup_errors=True
+        ) as made:
+            aside = Path(made)
+            _extract(archive, aside)
+            found = [p for p in aside.iterdir() if (p / "spec.yaml").is_file()]
+            if len(found) != 1 or not (found[0] / "events.jsonl").is_file():
+                raise StudioError(f"{archive.name} holds no run.", choose)
+            return _take_in(store, found[0])
+    except _NO_ARCHIVE as error:
+        raise StudioError(f"{archive.name} is no archive of a run: {error}.", choose) from None
+    except OSError as error:
         raise StudioError(
-            f"{archive.name} is no archive of a run: {error}.",
-            "Choose a file that “Take the run along” made.",
+            f"{archive.name} can't be taken in: {error.strerror or error}.",
+            f"Free some disk, if that is full. {choose}",
         ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """What `pack` would have put there, and nothing else: no links, no pid, nothing that stops."""
+    with tarfile.open(archive, "r:*") as held:
+        members = [
+            member
+            for member in held.getmembers()
+            if (member.isfile() or member.isdir())
+            and PurePosixPath(member.name).parts[1:2] in {(name,) for name in _ARCHIVED}
+        ]
+        if sum(member.size for member in members) > shutil.disk_usage(folder).free:
+            raise StudioError(
+                f"{archive.name} is larger than the disk has room for.", "Free some disk."
+            )
+        held.extractall(folder, members, filter="data")
 
 
 def _take_in(store: RunStore, folder: Path) -> Run:

@@ -22,7 +22,7 @@ def waiting(root: Path) -> list[str]:
     queue: the runs themselves are in their folders."""
     try:
         held = json.loads(path(root).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except files.UNREADABLE:
         return []
     runs = held.get("runs") if isinstance(held, dict) else None
     known = [run for run in runs if isinstance(run, str)] if isinstance(runs, list) else []

@@ -15,13 +15,17 @@ import psutil
 
 from studio import spec as specs
 from studio.errors import StudioError
-from studio.runs import events, files, queue
+from studio.runs import checkpoints, events, files, queue
 from studio.runs.events import ENDED, RunState, Status
 from studio.spec import RunSpec
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9-]{1,40}")
+# How the names of folders begin that are to become runs.
+NEW = ".new."
 # Where a worker is at work, or about to be.
 GOING: tuple[Status, ...] = ("starting", "running", "stopping")
+# What a stop file asks for that waits for nothing to be saved.
+AT_ONCE = ("now", "discard")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ class Run:
     def export(self) -> Path:
         return self.path / "export"
 
+    def export_pid(self, kind: str) -> Path:
+        """Names the process that makes files of that `kind`: adapter or merged."""
+        return self.export / f".{kind}.pid"
+
     def spec(self) -> RunSpec:
         """The settings it was started with. Raises StudioError where they can't be read."""
         return specs.load(self.path / "spec.yaml")
@@ -104,25 +112,39 @@ class Run:
             return replace(state, status="stopping") if self.stop.exists() else state
         if state.status in ENDED or (state.status == "created" and not self.pid.exists()):
             return state
-        if self.stop.exists():
-            return replace(state, status="stopped", paused=self.wish() == "pause")
+        if self.wish() in AT_ONCE:
+            return replace(state, status="stopped", paused=False)
         message, hint = self._death()
+        if self.stop.exists():
+            message = f"{message} {self._unsaved()}"
         problem = {"message": message, "hint": hint, "stage": state.stage or "starting"}
         if changes := self._exit().get("changes"):
             problem["changes"] = json.dumps(changes)
         return replace(state, status="interrupted", problem=problem)
 
     def wish(self) -> str:
-        """What the stop file asks for: "pause", "discard", or "" for an end that keeps all."""
+        """What the stop file asks for: "pause", one of `AT_ONCE`, or "" for an end that keeps
+        all."""
         try:
             return self.stop.read_text(encoding="utf-8").strip()
         except OSError:
             return ""
 
+    def _unsaved(self) -> str:
+        """What became of a stop that its worker did not live to heed."""
+        asked = "pause" if self.wish() == "pause" else "stop"
+        saved = checkpoints.steps(self.checkpoints)
+        last = (
+            f"The last checkpoint is of step {saved[-1]}." if saved else "There is no checkpoint."
+        )
+        return f"It was asked to {asked}, and could not save any more. {last}"
+
     def _death(self) -> tuple[str, str]:
         """How a worker ended that could not say it, as far as its parent or the log tells."""
         seen = self._exit()
-        code, held = seen.get("code"), f"{seen.get('peak', 0) / 1e9:.1f} GB"
+        code, peak = seen.get("code"), seen.get("peak")
+        size = peak if isinstance(peak, int | float) and peak < 1e18 else 0
+        held = f"{size / 1e9:.1f} GB"
         smaller = "A smaller batch, a shorter max_length or 4-bit weights need less."
         if seen.get("oom"):
             return f"The system ended it for want of memory; it held {held}.", smaller
@@ -141,7 +163,7 @@ class Run:
         """What the worker's parent saw of its end; nothing where it saw none."""
         try:
             seen = json.loads(self.exit.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except files.UNREADABLE:
             return {}
         return seen if isinstance(seen, dict) else {}
 
@@ -197,7 +219,7 @@ class RunStore:
             if path.exists():
                 continue
             # Made aside: a run without its spec never exists.
-            aside = Path(tempfile.mkdtemp(dir=self.root, prefix=".new."))
+            aside = Path(tempfile.mkdtemp(dir=self.root, prefix=NEW))
             try:
                 files.write_text(aside / "spec.yaml", specs.dump(spec))
                 aside.chmod(0o755)
@@ -251,8 +273,8 @@ class RunStore:
         # Whether the process lives is asked before the log is read the last time: a worker that
         # ends in between has written its end by then, and is not taken for one that vanished.
         alive = run.process() is not None
-        new, offset = events.tail(run.events, offset)
-        state = events.fold(state, new)
+        for new, end in events.rest(run.events, offset):
+            offset, state = end, events.fold(state, new)
         silent = alive and offset <= files.said_before(run.pid)
         judged = run.judge(state, alive=alive, waits=waits, silent=silent)
         self._seen[run.id] = _Seen(offset, state, judged, () if alive else marks)
@@ -265,9 +287,17 @@ class RunStore:
             self._queue = (mark, tuple(queue.waiting(self.root)))
         return self._queue[1]
 
+    def look(self, run: Run) -> RunState | None:
+        """As `state`; None where the run can't be understood: one bad folder stops nobody."""
+        try:
+            return self.state(run)
+        except files.UNREADABLE:
+            return None
+
     def active(self) -> Run | None:
         """The run that is being trained now, if any."""
-        return next((run for run in self.list() if self.state(run).status in GOING), None)
+        states = ((run, self.look(run)) for run in self.list())
+        return next((run for run, state in states if state and state.status in GOING), None)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

@@ -89,3 +89,9 @@ def show(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def whole_text(text: str) -> str:
+    """The text without halves of characters, as JSON and YAML can escape them: it could be neither
+    stored nor shown. Two that belong together are joined."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -16,7 +16,7 @@ from studio.spec.check import check
 from studio.spec.data import DataSection
 from studio.spec.evaluate import EvalSection
 from studio.spec.fast import FastSection
-from studio.spec.field import Meta, Section, meta_of, show
+from studio.spec.field import Meta, Section, meta_of, show, whole_text
 from studio.spec.generate import GenerateSection
 from studio.spec.grpo import GrpoSection
 from studio.spec.methods import (
@@ -188,14 +188,17 @@ class _Twice(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader, and no key twice."""
+    """SafeLoader, and no key twice, no half a character."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        return whole_text(super().construct_scalar(node))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _Twice(problem=key.value, problem_mark=key.start_mark)
+                    raise _Twice(problem=whole_text(key.value), problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -311,7 +314,7 @@ def _value(section: str, name: str, text: str) -> Any:
     if text in wanted or (str in wanted and text[0] not in "'\"" and text not in ("null", "~")):
         return text
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except _REFUSED:
         return text
 

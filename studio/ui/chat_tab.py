@@ -181,7 +181,8 @@ def _show(kept: Histories, mode: str) -> tuple[gr.Chatbot, gr.Chatbot]:
 
 def tuned_runs(store: RunStore) -> list[Run]:
     """Runs that have something to talk to, newest first."""
-    return [r for r in store.list() if r.tuned and store.state(r).status in ENDED]
+    states = ((run, store.look(run)) for run in store.list() if run.tuned)
+    return [run for run, state in states if state and state.status in ENDED]
 
 
 def said(histories: Histories, side: str) -> list[dict[str, str]]:

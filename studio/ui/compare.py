@@ -8,7 +8,7 @@ from studio import spec as specs
 from studio.errors import StudioError
 from studio.runs import Run, RunState, RunStore, events
 from studio.ui.run_view import label, settings_of, worded
-from studio.ui.runs_list import state_of, title_of
+from studio.ui.runs_list import title_of
 
 _MOST = 24
 # As many losses as the final one is the mean of: one alone says little.
@@ -44,7 +44,7 @@ class Comparing:
         return {"results": [self._result(run) for run in runs], "differing": differing(runs)}
 
     def _result(self, run: Run) -> dict[str, Any]:
-        state = state_of(self._store, run)
+        state = self._store.look(run)
         told: dict[str, Any] = {"id": run.id, "name": title_of(run)}
         if state is None:
             return {**told, "status": "unreadable"}

@@ -92,7 +92,7 @@ def make(store: RunStore, settings: Settings, run_id: str | None, kind: str) -> 
                 "A run is going and needs this machine's memory.", "Merge when it has ended."
             )
         yield html.card("Making the files", html.wait("starting"))
-        for state in jobs.export(settings, run, kind):
+        for state in jobs.export(store, settings, run, kind):
             yield html.card("Making the files", html.wait(jobs.words(state)))
         yield done(run, kind)
     except StudioError as error:

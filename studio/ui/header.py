@@ -58,7 +58,8 @@ def beat(store: RunStore) -> dict[str, Any]:
     """This machine and the active run, for the bar."""
     active = store.active()
     newest = next(iter(store.list()), None)
-    latest = [newest.id, store.state(newest).status] if newest else []
+    state = store.look(newest) if newest else None
+    latest = [newest.id, state.status if state else "unreadable"] if newest else []
     return {
         "machine": machine().words,
         "run": _active(store, active) if active else None,
@@ -127,8 +128,8 @@ def _next(store: RunStore, tree: Tree) -> str:
     newest = next(iter(store.list()), None)
     if newest is None:
         return "Next: look around, or just press <b>Start</b>. The settings as they are work."
-    state = store.state(newest)
-    if state.status in ("failed", "interrupted"):
+    state = store.look(newest)
+    if state is None or state.status in ("failed", "interrupted"):
         return "Next: see <b>why the last run failed</b> under Runs, then start again."
     if state.status in ENDED and newest.tuned:
         return "Next: <b>talk to it</b> under Chat, then take it home."

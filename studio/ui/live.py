@@ -15,8 +15,8 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.jobs import words
-from studio.runs import ENDED, GOING, Run, RunState, RunStore
+from studio.jobs import waits_for, words
+from studio.runs import ENDED, GOING, Run, RunState, RunStore, files
 from studio.runs import events as logs
 from studio.spec import REWARDS
 from studio.ui.compare import Comparing, seconds
@@ -24,7 +24,7 @@ from studio.ui.context import script
 from studio.ui.plan_view import figures
 from studio.ui.polls import Ask
 from studio.ui.run_view import about, traceback_of
-from studio.ui.runs_list import UNREADABLE, Listing
+from studio.ui.runs_list import Listing
 from studio.ui.tried import tried
 
 # A reader that starts at the beginning gets the whole chart in about this many points.
@@ -79,7 +79,7 @@ def tick(request: Any, store: RunStore) -> dict[str, Any]:
     anew = offset > logs.size(run.events)
     new, end = logs.tail(run.events, 0 if anew else offset)
     points = [_point(e, state) for e in logs.shown(new)]
-    told = {"offset": end, "points": _thinned(points), "state": _standing(run, state)}
+    told = {"offset": end, "points": _thinned(points), "state": _standing(store, run, state)}
     # An attempt that goes on from an earlier step takes back what came after it, one that begins
     # anew all of it.
     back = [e.get("step") or -1 for e in new if e["type"] == "attempt"] + [-1] * anew
@@ -88,8 +88,8 @@ def tick(request: Any, store: RunStore) -> dict[str, Any]:
 
 def _point(event: logs.Event, state: RunState) -> dict[str, Any]:
     point = {k: event[k] for k in _POINT if event.get(k) is not None}
-    if state.trained_from and "time" in event:
-        point["seconds"] = round(event["time"] - state.trained_from, 1)
+    if (seconds := logs.seconds(event, state)) is not None:
+        point["seconds"] = seconds
     return point
 
 
@@ -108,7 +108,7 @@ def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _standing(run: Run, state: RunState) -> dict[str, Any]:
+def _standing(store: RunStore, run: Run, state: RunState) -> dict[str, Any]:
     """The numbers above the chart; times in seconds."""
     going = state.status in GOING
     # A clock that was set back makes no time negative.
@@ -117,7 +117,7 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
         "name": run.id,
         "status": state.status,
         "paused": state.paused,
-        "words": _words(run, state),
+        "words": _words(store, run, state),
         "step": state.step,
         "max_steps": state.max_steps,
         "loss": state.loss,
@@ -139,9 +139,9 @@ def _standing(run: Run, state: RunState) -> dict[str, Any]:
     return standing
 
 
-def _words(run: Run, state: RunState) -> str:
+def _words(store: RunStore, run: Run, state: RunState) -> str:
     if state.status == "queued":
-        return "waits for its turn"
+        return waits_for(store)
     if state.status == "created":
         return "not started"
     if state.status == "stopping":
@@ -198,7 +198,7 @@ def polls(store: RunStore) -> dict[str, Ask]:
             return {"gone": True}
         try:
             return tick(request, store)
-        except UNREADABLE:
+        except files.UNREADABLE:
             return _not_understood(run)
 
     def about_run(request: Any) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """What every open page asks again and again, answered before Gradio sees it.
 
 A poll is GET /poll?ASKED, a JSON list of [name, request]; the answer is the list of their answers,
-with null for what nobody knows. It costs a fraction of what an event of Gradio's does: on a laptop
-the page shares its cores with the run. Polls only read, take no paths, and answer with nothing but
-what the page shows; another site's page can't read them.
+with null for what nobody knows, and for what went wrong, which the server's log tells. It costs a
+fraction of what an event of Gradio's does: on a laptop the page shares its cores with the run.
+Polls only read, take no paths, and answer with nothing but what the page shows; another site's page
+can't read them.
 """
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -76,11 +78,16 @@ class Polls:
         work = self._functions[name]
         # The first look at a run reads all of its log; after that only what is new.
         whole = isinstance(request, dict) and request.get("offset") == 0
-        if whole or self._took.get(name, _QUICK_S) >= _QUICK_S:
-            result = await run_in_threadpool(work, request)
-        else:
-            result = work(request)
-        answer = json.dumps(result, ensure_ascii=False).encode()
+        try:
+            if whole or self._took.get(name, _QUICK_S) >= _QUICK_S:
+                result = await run_in_threadpool(work, request)
+            else:
+                result = work(request)
+            answer = json.dumps(result, ensure_ascii=False).encode()
+        # The others that were asked for with it have their answers all the same.
+        except Exception:  # noqa: BLE001
+            traceback.print_exc()
+            answer = b"null"
         self._took[name] = time.monotonic() - now
         if len(self._answers) > _MOST_KEPT:
             self._answers.clear()

@@ -6,10 +6,9 @@ from typing import Any
 
 from studio import spec as specs
 from studio.errors import SpecError, StudioError
-from studio.runs import ENDED, Run, RunState, RunStore, checkpoints, keep
+from studio.runs import ENDED, Run, RunState, RunStore, checkpoints, files, keep
 from studio.spec import RunSpec, fields, show
 from studio.spec.check_train import holds_back
-from studio.ui.runs_list import UNREADABLE, state_of
 
 _LABELS = {f"{s}.{n}": meta.label for s, n, _info, meta in fields()}
 _CUT_OFF = ("stopped", "failed", "interrupted")
@@ -17,7 +16,7 @@ _CUT_OFF = ("stopped", "failed", "interrupted")
 
 def about(store: RunStore, run: Run) -> dict[str, Any]:
     """All that the head and the details of the view need, as the page's script takes it."""
-    state, meta = state_of(store, run), keep.meta(run)
+    state, meta = store.look(run), keep.meta(run)
     spec, wrong = settings_of(run)
     waiting = store.waiting()
     told: dict[str, Any] = {
@@ -47,7 +46,7 @@ def settings_of(run: Run) -> tuple[RunSpec | None, str]:
         if not (run.path / "spec.yaml").is_file():
             return None, "Its settings are gone: the folder holds no spec.yaml."
         return None, f"Its settings can't be read: {error.message}"
-    except UNREADABLE as error:
+    except files.UNREADABLE as error:
         return None, f"Its settings can't be read: {error}"
 
 
@@ -84,14 +83,13 @@ def able(
     if state is not None and state.status not in (*ENDED, "created"):
         return [*_going(state, place, waiting), *(["use"] if spec else [])]
     can = []
-    tuned = (run.adapter / "adapter_config.json").is_file()
     status = state.status if state else ""
     if status == "created" and spec:
         can.append("enqueue")
     if status in _CUT_OFF and spec:
         can.append("resume")
     # A reward model scores answers and writes none.
-    if tuned and spec and spec.train.trainer != "reward":
+    if run.tuned and spec and spec.train.trainer != "reward":
         can.insert(len(can) if status in ("failed", "interrupted") else 0, "talk")
     if state is not None and state.paused and "resume" in can:
         can.sort(key=lambda act: act != "resume")

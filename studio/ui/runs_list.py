@@ -11,19 +11,9 @@ from typing import Any
 from studio.runs import GOING, Run, RunState, RunStore, keep
 
 Row = dict[str, Any]
-# What a log may raise that another version wrote, or another program.
-UNREADABLE = (OSError, TypeError, ValueError, KeyError, AttributeError)
 # As many as one looks through; a search finds the others.
 _MOST = 200
 _FRESH_S = 0.8
-
-
-def state_of(store: RunStore, run: Run) -> RunState | None:
-    """The run's state, or None where its log can't be understood."""
-    try:
-        return store.state(run)
-    except UNREADABLE:
-        return None
 
 
 def title_of(run: Run) -> str:
@@ -88,7 +78,7 @@ class Listing:
             return self._rows
 
     def _row(self, run: Run, place: int | None) -> Row:
-        state, meta = state_of(self._store, run), self.meta(run)
+        state, meta = self._store.look(run), self.meta(run)
         status = "unreadable" if state is None else _status(state)
         title = meta.title or run.name
         said = " ".join([run.id, run.name, title, status, meta.notes, *meta.tags])

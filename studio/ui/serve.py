@@ -22,7 +22,7 @@ from studio.runs import RunStore, keep
 from studio.settings import Settings
 from studio.ui import header, live
 from studio.ui.front import Front, lighten
-from studio.ui.polls import Polls
+from studio.ui.polls import PATH, Polls
 from studio.ui.runs_tab import PLOTLY
 from studio.ui.theme import css, theme
 
@@ -68,7 +68,11 @@ class _Guard:
         await self._app(scope, receive, guarded)
 
     def _refused(self, scope: Scope) -> str:
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and _foreign(Headers(scope=scope)):
+        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if changes and _foreign(Headers(scope=scope)):
+            return "This request comes from another site."
+        # A poll sees to it that somebody works here.
+        if scope["path"] == PATH and _asked_elsewhere(Headers(scope=scope)):
             return "This request comes from another site."
         _, marker, name = str(scope["path"]).partition(_FILE)
         if marker:
@@ -83,6 +87,17 @@ def _foreign(headers: Headers) -> bool:
     origin = headers.get("origin")
     other = origin is not None and origin.split("//")[-1] != headers.get("host")
     return other or headers.get("sec-fetch-site") == "cross-site"
+
+
+def _asked_elsewhere(headers: Headers) -> bool:
+    """Whether a page of another origin asks. The browser's own word counts first: behind a proxy,
+    the host may not be the one that the page came from."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    sources = [s for s in (headers.get("origin"), headers.get("referer")) if s is not None]
+    hosts = {source.partition("//")[2].partition("/")[0] for source in sources}
+    return not hosts <= {headers.get("host")}
 
 
 def options(settings: Settings) -> dict[str, Any]:

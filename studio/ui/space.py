@@ -7,7 +7,7 @@ from html import escape
 from studio.runs import GOING, Run, RunStore, keep
 from studio.ui import html
 from studio.ui.run_acts import button
-from studio.ui.runs_list import state_of, title_of
+from studio.ui.runs_list import title_of
 
 _LISTED = 12
 _DAY_S = 24 * 3600.0
@@ -28,7 +28,7 @@ def spare(store: RunStore) -> Spare:
     waiting = store.waiting()
     found = []
     for run in store.list():
-        state = state_of(store, run)
+        state = store.look(run)
         if run.id not in waiting and (state is None or state.status not in GOING):
             found.append(keep.spare(run, quick=True))
     folders = [folder for part in found for folder in part]

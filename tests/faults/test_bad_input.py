@@ -15,11 +15,12 @@ import pytest
 
 from studio import cli, jobs
 from studio.errors import StudioError
+from studio.jobs import conduct
 from studio.runs import Run, RunStore, events, keep
 from studio.runs.files import write_process
 from studio.settings import PROJECT, Settings
-from studio.spec import RunSpec
-from studio.ui import live
+from studio.spec import DEFAULTS, RunSpec
+from studio.ui import header, live
 from studio.ui.run_view import about
 from tests.faults.helpers import TALLY, env_of, rng, weights
 
@@ -74,7 +75,14 @@ def look(settings: Settings, run: Run, capsys: pytest.CaptureFixture[str]) -> di
     assert about(store, run)["can"]
     rows = polls["runs"]({"search": "", "star": False})["runs"]
     assert run.id in [row["id"] for row in rows]
-    json.dumps([shown, rows], allow_nan=False)
+    bar = header.polls(store, settings)["pulse"]({})
+    assert bar["run"] is None or bar["run"]["id"] == run.id
+    json.dumps([shown, rows, bar], allow_nan=False)
+    if store.active() is None and os.access(settings.home, os.W_OK):
+        # Another is not held up by it.
+        new = jobs.start(store, settings, DEFAULTS, "another")
+        jobs.remove(store, new)
+        shutil.rmtree(new.path)
     for words in (["show", run.id], ["runs"]):
         for more in ([], ["--json"]):
             code = cli.main([*words, *more])
@@ -89,7 +97,11 @@ Look = Callable[[Run], dict[str, Any]]
 
 
 @pytest.fixture
-def seen(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Look:
+def seen(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Look:
+    # What is put into the queue here is not begun.
+    monkeypatch.setattr(conduct, "ensure", lambda _: None)
     return lambda run: look(settings, run, capsys)
 
 
@@ -165,6 +177,8 @@ GARBAGE: list[bytes] = [
     b'{"type": "end", "status": "failed", "message": null, "changes": "x"}\n',
     b'{"type": "end", "status": "finished", "train_loss": "low", "step": "last"}\n',
     b'{"type": "from tomorrow", "step": 3, "what": {"deep": [[[[]]]]}}\n',
+    b'{"type": "log", "step": 6, "loss": 1, "spent": null, "notes": null, "started": "x"}\n',
+    b'{"type": "log", "step": 6, "loss": 1' + b"0" * 400 + b"}\n",
     b'{"type": "log", "time": "noon", "step": 6, "loss": 1}\n',
     b'{"type": "log", "time": -5, "step": 6, "loss": 1}\n',
     b'{"type": "log", "time": 1e300, "step": 6, "loss": 1}\n',
@@ -197,7 +211,10 @@ def test_foreign_lines_in_a_log_spoil_nothing_else(
     assert seen(cut_off)["state"]["status"] == "finished"
 
 
-PIDS = ["", "{", "[]", "7", "{}", '{"pid": 1}', '{"pid": "x", "birth": "1"}', '{"pid": -1}', "\x00"]
+PIDS = [
+    "", "{", "[]", "7", "{}", '{"pid": 1}', '{"pid": "x", "birth": "1"}', '{"pid": -1}', "\x00",
+    '{"pid": 1e999, "birth": "1"}', "[" * 100_000,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", PIDS)

@@ -191,12 +191,12 @@ def test_a_full_disk_costs_an_export_and_nothing_else(
     disk.fill(64 * 1024)
     for kind in ("adapter", "merged"):
         with pytest.raises(StudioError, match="disk is full"):
-            list(jobs.export(settings, run, kind))
+            list(jobs.export(RunStore(settings.runs), settings, run, kind))
         assert not (run.export / kind).exists() and not leftovers(run)
         TALLY.other["disks filled"] += 1
     disk.clear()
     for kind in ("adapter", "merged"):
-        list(jobs.export(settings, run, kind))
+        list(jobs.export(RunStore(settings.runs), settings, run, kind))
         assert (run.export / kind).is_dir()
     assert weights(run) == before
 

@@ -30,7 +30,13 @@ from tests.faults.helpers import (
 )
 
 # How often each is killed; a worker that dies takes the longest to come back.
-TARGETS = {"worker": 5, "server": 1, "conductor": 2, "worker+server+conductor": 3}
+TARGETS = {
+    "worker": 5,
+    "server": 1,
+    "conductor": 2,
+    "worker+server": 2,
+    "worker+server+conductor": 3,
+}
 PHASES = {"load": 3, "train": 3, "eval": 2, "save": 3, "adapter": 1, "queue": 1}
 # How long each lasts at most, about.
 LASTS_S = {"load": 5.0, "train": 1.5, "eval": 0.15, "save": 0.08, "adapter": 0.05}
@@ -211,7 +217,7 @@ def test_a_merge_that_was_killed_leaves_nothing_and_the_next_is_whole(
 def _exported(studio: Studio, run: Run) -> str:
     """Merges; returns what went wrong, in words."""
     try:
-        for _ in jobs.export(studio.settings, run, "merged"):
+        for _ in jobs.export(studio.store, studio.settings, run, "merged"):
             pass
     except StudioError as error:
         return str(error)

@@ -9,9 +9,12 @@ from typing import Any
 import psutil
 import pytest
 
-from studio.runs import Run, RunStore
+from studio import jobs
+from studio.jobs import conduct
+from studio.runs import Run, RunStore, checkpoints
 from studio.runs.events import append
 from studio.runs.files import write_process
+from studio.settings import Settings
 from studio.spec import DEFAULTS
 from studio.ui.live import tick
 
@@ -166,6 +169,62 @@ def test_a_run_that_pauses_says_so_and_where_it_waits(store: RunStore) -> None:
     append(run.events, {"type": "end", "status": "stopped", "step": 2, "paused": True})
     state = tick({"run": run.id, "offset": 0}, store)["state"]
     assert state["words"] == "paused at step 2" and state["paused"] is True
+
+
+def attempt(began: float, first: int, last: int) -> list[dict[str, Any]]:
+    """A second a step, after ten of loading and a look before the first one that took five."""
+    logs = [{**point(n), "time": began + 15 + n - first} for n in range(first + 1, last + 1)]
+    return [
+        {"type": "attempt", "step": first, "time": began},
+        {**START, "time": began + 10},
+        {"type": "eval", "step": first, "eval_loss": 2.0, "time": began + 15},
+        *logs,
+    ]
+
+
+def times(points: list[dict[str, Any]]) -> dict[int, float]:
+    """The seconds of each step, in their order, as they are shown."""
+    found = [p["seconds"] for p in points]
+    assert found == sorted(found)
+    return {p["step"]: p["seconds"] for p in points if "loss" in p}
+
+
+def test_the_time_of_a_point_is_what_was_trained_until_then(store: RunStore) -> None:
+    run = store.create(DEFAULTS, "resumed")
+    # Killed after step 12, gone on from the checkpoint of step 10 much later, and once more.
+    parts = attempt(100, 0, 12), attempt(1000, 10, 13), attempt(5000, 13, 14)
+    for event in (e for part in parts for e in part):
+        append(run.events, event)
+    wanted = {n: float(n) for n in range(1, 11)} | {11: 13.0, 12: 14.0, 13: 15.0, 14: 16.0}
+    told = tick({"run": run.id, "offset": 0}, store)
+    assert times(told["points"]) == wanted
+    # Who looked in between is told the same.
+    half = run.events.read_bytes().rfind(b'"attempt"')
+    half = run.events.read_bytes().rfind(b"\n", 0, half) + 1
+    late = tick({"run": run.id, "offset": half}, store)["points"]
+    assert times(late) == {14: 16.0}
+
+
+def test_a_branch_knows_what_was_trained_before_it(
+    store: RunStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conduct, "ensure", lambda _: None)
+    run = store.create(DEFAULTS, "source")
+    for event in (*attempt(100, 0, 12), *attempt(1000, 10, 13)):
+        append(run.events, event)
+    append(run.events, {"type": "end", "status": "finished", "step": 13})
+    for n in (11, 13):
+        folder = run.checkpoints / f"checkpoint-{n}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text("{}")
+        checkpoints.seal(folder)
+    made = jobs.branch(store, settings, run, 11)
+    jobs.remove(store, made)
+    for event in attempt(9000, 11, 13):
+        append(made.events, event)
+    wanted = {n: float(n) for n in range(1, 11)} | {11: 13.0, 12: 14.0, 13: 15.0}
+    told = tick({"run": made.id, "offset": 0}, store)
+    assert times(told["points"]) == wanted
 
 
 def test_a_clock_that_was_set_back_makes_no_time_negative(store: RunStore) -> None:

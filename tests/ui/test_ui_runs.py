@@ -106,6 +106,9 @@ def test_each_state_offers_what_makes_sense_for_it(store: RunStore, going: Run) 
     assert can(store, third) == ["first", "up", "remove", "use"]
     done = made(store, "done", saved=(5, 10))
     assert can(store, done) == [*"talk extend final branch use pack clean delete".split()]
+    whole = made(store, "whole")
+    (whole.adapter / "adapter_config.json").rename(whole.adapter / "config.json")
+    assert can(store, whole)[0] == "talk", "all of its weights were trained"
     paused = made(store, "p", status="stopped", step=5, saved=(5,), paused=True)
     assert can(store, paused)[:2] == ["resume", "talk"] and "extend" not in can(store, paused)
     stopped = made(store, "s", status="stopped", step=5, saved=(5,))
@@ -257,8 +260,11 @@ def test_it_goes_on_in_its_turn(hands: Hands, store: RunStore) -> None:
 def test_a_finished_run_trains_longer(hands: Hands, store: RunStore) -> None:
     run = made(store, "a", saved=(10,))
     before = run.spec().train.num_train_epochs
-    for wrong in ("some", "0", "-1"):
-        assert "problem" in act(hands, "extend", run, value=wrong).message
+    counted = made(store, "b", saved=(10,))
+    write(counted.path / "spec.yaml", "train: {max_steps: 10}\n")
+    for wrong in ("some", "0", "-1", "inf", "nan", "1e308"):
+        for one in (run, counted):
+            assert "problem" in act(hands, "extend", one, value=wrong).message
     assert queue.waiting(store.root) == []
     assert "1.5 more epochs" in act(hands, "extend", run, value="1.5").message
     assert run.spec().train.num_train_epochs == before + 1.5

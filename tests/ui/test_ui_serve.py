@@ -1,5 +1,6 @@
 """The served page: to this machine only, nothing from outside, nothing told that is not needed."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -79,6 +81,21 @@ def test_where_many_ask_each_is_told_to_ask_less_often(browser: httpx.Client) ->
     assert after(1) == 1.0 and after(10_000) == 10.0
 
 
+def test_one_answer_that_goes_wrong_takes_no_other_along() -> None:
+    def wrong(_request: Any) -> Any:
+        raise TypeError("a log that nobody understands")
+
+    asked = [["good", 1], ["wrong", 1], ["wrong", {"offset": 0}], ["good", 2], ["nix", 1]]
+    polls = Polls(lambda *_: None, {"good": lambda n: {"n": n}, "wrong": wrong})  # type: ignore[arg-type, return-value]
+
+    async def answers() -> Any:
+        transport = httpx.ASGITransport(polls)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return (await client.get("/poll?" + quote(json.dumps(asked)))).json()
+
+    assert asyncio.run(answers()) == [{"n": 1}, None, None, {"n": 2}, None]
+
+
 def test_its_own_requests_are_taken(
     browser: httpx.Client, home: Settings, log: dict[str, Any]
 ) -> None:
@@ -109,6 +126,31 @@ def test_what_another_sites_page_sends_is_refused(
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )  # fmt: skip
     assert upload.status_code == 403
+    # A poll only reads, but keeps a conductor and a spare worker going.
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    assert browser.get('/poll?[["pulse",0]]', headers=named).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Referer": "http://127.0.0.1:{port}/?view=1"}, 200),
+        ({"Referer": "http://127.0.0.1:1/"}, 403),
+        ({"Referer": "https://evil.example/127.0.0.1:{port}"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        # Behind a proxy that gives itself as the host, the browser knows better than we do.
+        ({"Sec-Fetch-Site": "same-origin", "Referer": "https://atelier.example/"}, 200),
+    ],
+    ids=str,
+)
+def test_only_its_own_page_polls(
+    browser: httpx.Client, home: Settings, headers: dict[str, str], status: int
+) -> None:
+    sent = {name: value.replace("{port}", str(home.port)) for name, value in headers.items()}
+    assert browser.get("/poll?[]", headers=sent).status_code == status
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 """Trying several values: what is typed becomes runs in the queue, or is named as wrong."""
 
+import errno
 from collections.abc import Iterator
 
 import pytest
 
-from studio.errors import SpecError
+from studio.errors import SpecError, StudioError
 from studio.jobs import sweep as add
 from studio.jobs.conduct import _lock
-from studio.runs import RunStore, keep, queue
+from studio.runs import Run, RunStore, keep, queue
 from studio.runs.lock import try_lock
 from studio.settings import Settings
-from studio.spec import DEFAULTS, with_overrides
+from studio.spec import DEFAULTS, RunSpec, with_overrides
 from studio.ui.sweep_view import read, shown
 
 RATE, RANK, BATCH = "train.learning_rate", "adapter.r", "train.per_device_train_batch_size"
@@ -93,3 +94,20 @@ def test_what_was_typed_becomes_runs_that_say_what_differs(
     assert {run.spec().train.seed for run in runs} == {9}
     assert "2e-4" in keep.meta(runs[1]).title
     assert keep.meta(runs[0]).tags == keep.meta(runs[1]).tags != ()
+
+
+def test_of_a_sweep_that_the_disk_has_no_room_for_nothing_is_left(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real, made = RunStore(settings.runs), RunStore.create, list[str]()
+
+    def create(store: RunStore, spec: RunSpec, name: str) -> Run:
+        if len(made) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        made.append(name)
+        return real(store, spec, name)
+
+    monkeypatch.setattr(RunStore, "create", create)
+    with pytest.raises(StudioError, match="No space left"):
+        add(store, settings, DEFAULTS, "n", {RANK: [4, 8, 16]})
+    assert len(made) == 2 and store.list() == [] and queue.waiting(store.root) == []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import pytest
 from studio import jobs
 from studio.errors import StudioError
 from studio.jobs.spawn import spawn
-from studio.runs import Run, RunState, RunStore
+from studio.runs import Run, RunState, RunStore, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
+from studio.runs.lock import is_held
 from studio.settings import Settings
 from studio.spec import DEFAULTS, parse
 
@@ -124,7 +126,7 @@ def test_stop_now_ends_the_worker_and_its_children(
     jobs.stop(run, now=True)
     psutil.wait_procs([child], timeout=5)
     assert not psutil.pid_exists(worker.pid) and not child.is_running()
-    assert store.state(run).status == "stopped"
+    assert store.state(run).status == "stopped" and run.wish() == "now"
 
 
 def test_stop_of_a_run_that_is_not_going_is_refused(run: Run) -> None:
@@ -146,16 +148,25 @@ def test_following_a_run_ends_with_its_end(
 def test_an_export_needs_an_adapter_and_an_empty_folder(
     settings: Settings, run: Run, tmp_path: Path
 ) -> None:
-    refused(lambda: list(jobs.export(settings, run, "adapter")), "has no adapter")
+    refused(
+        lambda: list(jobs.export(store, settings, run, "adapter")),
+        "has no adapter",
+    )
     run.adapter.mkdir()
     (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("years", encoding="utf-8")
     for out in (full, full / "thesis.txt"):
-        refused(lambda out=out: list(jobs.export(settings, run, "adapter", out)), "is not empty")  # type: ignore[misc]
+        refused(
+            lambda out=out: list(jobs.export(store, settings, run, "adapter", out)),
+            "is not empty",
+        )  # type: ignore[misc]
     below = full / "thesis.txt" / "out"
-    refused(lambda: list(jobs.export(settings, run, "adapter", below)), "can't be written")
+    refused(
+        lambda: list(jobs.export(store, settings, run, "adapter", below)),
+        "can't be written",
+    )
     assert (full / "thesis.txt").read_text(encoding="utf-8") == "years"
 
 
@@ -167,22 +178,67 @@ def test_an_export_needs_an_adapter_and_an_empty_folder(
     ],
 )
 def test_what_a_method_does_not_make_is_told_before_anything_is_started(
-    settings: Settings, method: str, kind: str, says: str
+    store: RunStore, settings: Settings, method: str, kind: str, says: str
 ) -> None:
-    run = RunStore(settings.runs).create(parse({"adapter": {"method": method}}), "one")
+    run = store.create(parse({"adapter": {"method": method}}), "one")
     run.adapter.mkdir()
     name = "config.json" if method == "none" else "adapter_config.json"
     (run.adapter / name).write_text("{}", encoding="utf-8")
     assert run.tuned
-    refused(lambda: list(jobs.export(settings, run, kind)), says)
+    refused(lambda: list(jobs.export(store, settings, run, kind)), says)
     assert not run.export.exists()
 
 
-def test_an_export_that_is_there_is_not_made_again(settings: Settings, run: Run) -> None:
+@pytest.fixture
+def merging(run: Run, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Merges do nothing; for each that was started, whether a run could have begun meanwhile."""
+    run.adapter.mkdir()
+    (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    started, processes = [], []
+
+    def sleeps(*_: Any) -> "subprocess.Popen[bytes]":
+        started.append(not is_held(store.root / ".queue.lock"))
+        processes.append(subprocess.Popen(["sleep", "60"]))
+        return processes[-1]
+
+    monkeypatch.setattr(import_module("studio.jobs.export"), "spawn", sleeps)
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_merge_and_a_run_never_begin_together(
+    store: RunStore, settings: Settings, run: Run, merging: list[bool]
+) -> None:
+    waits = store.create(DEFAULTS, "waits")
+    merge = lambda: next(iter(jobs.export(store, settings, run, "merged")))  # noqa: E731
+    with queue.changing(store.root) as ids:
+        ids.append(waits.id)
+    refused(merge, f"{waits.id} waits to be started")
+    with queue.changing(store.root) as ids:
+        ids.clear()
+    write_process(waits.pid, os.getpid())
+    append(waits.events, {"type": "start", "max_steps": 9})
+    refused(merge, f"{waits.id} needs this machine's memory")
+    waits.pid.unlink()
+    merge()
+    assert merging == [False]
+    refused(lambda: jobs.start(store, settings, DEFAULTS, "b"), "is being merged")
+    # Who comes now only watches, whatever waits.
+    with queue.changing(store.root) as ids:
+        ids.append(waits.id)
+    merge()
+    assert merging == [False]
+
+
+def test_an_export_that_is_there_is_not_made_again(
+    store: RunStore, settings: Settings, run: Run
+) -> None:
     run.adapter.mkdir()
     (run.adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
     (run.export / "merged").mkdir(parents=True)
-    assert list(jobs.export(settings, run, "merged")) == []
+    assert list(jobs.export(store, settings, run, "merged")) == []
     assert not run.log.exists()
 
 
@@ -324,6 +380,30 @@ def test_another_ones_bench_is_not_taken_for_ours(settings: Settings) -> None:
         assert jobs.Bench(settings)._connect() is None
         thread.join(5)
         assert refusals
+
+
+def test_a_bench_is_known_from_the_moment_it_is_started(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, started = jobs.Bench(settings), list[Any]()
+
+    def sleeps(*_: Any) -> "subprocess.Popen[bytes]":
+        assert is_held(settings.runs / ".queue.lock"), "a run could begin"
+        started.append(subprocess.Popen(["sleep", "60"]))
+        return started[-1]  # type: ignore[no-any-return]
+
+    def refuse() -> None:
+        raise StudioError("A run is going.", "Wait.")
+
+    monkeypatch.setattr("studio.jobs.bench.spawn", sleeps)
+    refused(lambda: bench._spawn(refuse), "A run is going")
+    assert bench._spawn(lambda: None) and not bench._spawn(lambda: None)
+    assert bench.process() and len(started) == 1
+    # A run that begins has not to wait until it has loaded its model.
+    began = time.monotonic()
+    bench.quit()
+    assert bench.process() is None and time.monotonic() - began < 5
+    started[0].wait()
 
 
 def test_quitting_where_no_bench_is_does_nothing(settings: Settings) -> None:

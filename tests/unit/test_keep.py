@@ -1,6 +1,9 @@
 """Keeping runs: words about them, deleting with a way back, archives."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import subprocess
 import tarfile
@@ -60,6 +63,14 @@ def test_words_that_cannot_be_read_are_none(run: Run, held: str) -> None:
     assert describe(run, title="x").title == "x"
 
 
+def test_half_a_character_is_none(run: Run) -> None:
+    held = r'{"title": "a\ud83d", "tags": ["\udc00b"], "notes": "\ud83c\udf31 \udfff"}'
+    (run.path / "meta.json").write_text(held, encoding="utf-8")
+    wanted = Meta(title="a\ufffd", tags=("\ufffdb",), notes="🌱 \ufffd")
+    assert meta(run) == wanted
+    assert describe(run, title="\ud83d!").title == "\ufffd!" == meta(run).title
+
+
 def test_the_disk_is_told_by_part_and_a_linked_file_counts_once(run: Run) -> None:
     os.link(run.checkpoints / "checkpoint-1" / "optimizer.pt", run.checkpoints / "again")
     told = usage(run)
@@ -93,6 +104,20 @@ def test_a_run_that_goes_is_not_deleted(store: RunStore, run: Run) -> None:
     assert store.list() == [run]
 
 
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_run_of_which_files_are_made_is_not_deleted(store: RunStore, run: Run, kind: str) -> None:
+    worker = subprocess.Popen(["sleep", "60"])
+    run.export.mkdir()
+    write_process(run.export_pid(kind), worker.pid)
+    with pytest.raises(StudioError, match="being made"):
+        delete(store, run)
+    assert store.list() == [run]
+    worker.kill()
+    worker.wait()
+    delete(store, run)
+    assert store.list() == []
+
+
 def test_after_a_week_it_is_gone(store: RunStore, run: Run) -> None:
     delete(store, run)
     purge(store)
@@ -101,6 +126,17 @@ def test_after_a_week_it_is_gone(store: RunStore, run: Run) -> None:
     assert not deleted(store)
     with pytest.raises(StudioError, match="not among"):
         restore(store, run.id)
+
+
+def test_what_was_to_become_a_run_goes_when_nobody_makes_it_any_more(
+    store: RunStore, run: Run
+) -> None:
+    left = store.root / ".new.abc"
+    (left / "part").mkdir(parents=True)
+    purge(store)
+    assert left.is_dir()
+    purge(store, now=time.time() + 25 * 3600)
+    assert not left.exists() and store.list() == [run]
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "../runs", "a/b", ".trash"])
@@ -146,3 +182,56 @@ def test_a_file_that_is_no_run_is_refused(store: RunStore, run: Run, tmp_path: P
         assert caught.value.hint
     assert store.list() == [run] and not (tmp_path / "evil").exists()
     assert not list(store.root.glob(".new*"))
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname = kind, link
+    return found
+
+
+def damaged(run: Run, path: Path) -> dict[str, Path]:
+    """Archives of a run, each with something wrong."""
+    # What can't be made smaller, so that the damage is in it.
+    (run.adapter / "adapter_model.safetensors").write_bytes(os.urandom(200_000))
+    pack(run, path / "good.tar")
+    good, files = (path / "good.tar").read_bytes(), dict[str, Path]()
+    for coding, module in (("gz", gzip), ("xz", lzma), ("bz2", bz2)):
+        whole = module.compress(good)
+        at = len(whole) // 2
+        for how, data in (("half", whole[:at]), ("zeros", whole[:at] + bytes(at))):
+            files[f"{how}.{coding}"] = path / f"{how}.{coding}"
+            files[f"{how}.{coding}"].write_bytes(data)
+    for name in ("adapter/" + "a" * 300, "adapter/" + "b/" * 3000 + "b", "spec.yaml/x"):
+        files[name[:20]] = path / f"{len(files)}.tar"
+        with tarfile.open(files[name[:20]], "w") as held:
+            for part in ("spec.yaml", "events.jsonl"):
+                held.add(run.path / part, f"{run.id}/{part}")
+            held.addfile(member(f"{run.id}/{name}"), io.BytesIO())
+    return {**files, "nowhere": path / "nowhere.tar", "a folder": path}
+
+
+def test_whatever_is_wrong_with_an_archive_is_told(
+    store: RunStore, run: Run, tmp_path: Path
+) -> None:
+    for name, file in damaged(run, tmp_path).items():
+        with pytest.raises(StudioError) as caught:
+            unpack(store, file)
+        assert caught.value.hint and file.name in caught.value.message, name
+    assert store.list() == [run] and not list(store.root.glob(".new*"))
+
+
+def test_of_an_archive_nothing_is_taken_but_what_is_packed(
+    store: RunStore, run: Run, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "more.tar", "w") as held:
+        for part in ("spec.yaml", "events.jsonl", "adapter", "checkpoints"):
+            held.add(run.path / part, f"{run.id}/{part}")
+        for name in ("stop", "pid", "control/save", "checkpoints/checkpoint-9/x", "export/a", "x"):
+            held.addfile(member(f"{run.id}/{name}"), io.BytesIO())
+        held.addfile(member(f"{run.id}/adapter/link", tarfile.SYMTYPE, "/etc/passwd"))
+        held.addfile(member(f"{run.id}/adapter/hard", tarfile.LNKTYPE, f"{run.id}/nowhere"))
+        held.addfile(member("other/adapter/x"), io.BytesIO())
+    taken = unpack(RunStore(tmp_path / "elsewhere"), tmp_path / "more.tar")
+    assert {p.name for p in taken.path.iterdir()} == {"spec.yaml", "events.jsonl", "adapter"}
+    assert [p.name for p in taken.adapter.iterdir()] == ["adapter_model.safetensors"]

@@ -3,21 +3,31 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from studio import worker
+from studio import cli, worker
+from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.jobs import conduct, waiting
+from studio.jobs.spare import Spare
+from studio.plan import device
+from studio.plan.machine import Gpu
 from studio.runs import ENDED, Run, RunStore, queue
+from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.runs.lock import is_held, try_lock
-from studio.settings import Settings
+from studio.settings import PROJECT, Settings
 from studio.spec import DEFAULTS
+from studio.ui.live import tick
 
 
 @pytest.fixture
@@ -131,6 +141,27 @@ def test_all_that_wait_are_started_one_by_one_though_each_fails(
     assert "seed" in (store.state(runs[0]).problem or {})["message"]
 
 
+def test_a_folder_that_nobody_understands_stops_no_conductor(
+    store: RunStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, waits = store.create(DEFAULTS, "bad"), hopeless(store, "b")
+    bad.events.mkdir()
+    monkeypatch.setattr(conduct, "_RETRY_S", 0.01)
+    # Something goes wrong with the first look at it.
+    real, looks = conduct._start, iter([TypeError("what is this?")])
+
+    def start(*given: Any) -> Any:
+        for error in looks:
+            raise error
+        return real(*given)
+
+    monkeypatch.setattr(conduct, "_start", start)
+    with queue.changing(store.root) as ids:
+        ids.append(waits.id)
+    conduct.conduct(settings)
+    assert store.state(waits).status == "failed"
+
+
 def test_a_killed_conductor_is_replaced_and_nothing_is_started_twice(
     store: RunStore, settings: Settings
 ) -> None:
@@ -174,6 +205,105 @@ def test_of_two_workers_of_one_run_the_second_leaves_it_alone(
         assert worker._train(run, settings, None) == 1
     assert "Another worker" in capsys.readouterr().err
     assert not run.events.exists() and not run.pid.exists()
+
+
+@pytest.mark.parametrize(("wish", "told"), [(None, True), ("pause", True), ("now", False)])
+def test_settings_that_fit_are_sought_unless_somebody_ended_it(
+    store: RunStore,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    wish: str | None,
+    told: bool,
+) -> None:
+    run = store.create(DEFAULTS, "a")
+    if wish is not None:
+        run.stop.write_text(wish, encoding="utf-8")
+    monkeypatch.setattr(conduct, "smaller", lambda *_: {"train.max_length": 512})
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.kill()
+        process.wait()
+        conduct._attend(run, process, 0, settings, Spare(settings))
+    assert ("changes" in json.loads(run.exit.read_text())) == told
+
+
+def test_one_that_has_said_its_end_and_stays_holds_nobody_up(
+    store: RunStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stays(args: list[str], log: Path, settings: Settings, lent: Any) -> Any:
+        run = Run(Path(args[1]))
+        # A child, as those that load data, of the same group.
+        process = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
+        append(run.events, {"type": "end", "status": "finished", "step": 3})
+        return process
+
+    first, second = fill(store, "a", "b")
+    # What an earlier attempt said is no end of this one.
+    append(first.events, {"type": "end", "status": "stopped", "step": 1})
+    monkeypatch.setattr(conduct, "spawn", stays)
+    monkeypatch.setattr(conduct, "_GONE_S", 0.5)
+    began = time.monotonic()
+    conduct.conduct(settings)
+    assert 1.0 < time.monotonic() - began < 20
+    for run in (first, second):
+        assert store.state(run).status == "finished" and run.process() is None
+        assert "changes" not in json.loads(run.exit.read_text())
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lock of a GPU that this machine has for the test."""
+    gpus = (Gpu("H100", 80 * 2**30, 0, 9.0),)
+    monkeypatch.setattr(device, "machine", lambda: SimpleNamespace(gpus=gpus))
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    lock = device.gpu_lock()
+    assert lock and lock.name == "gpu-1.lock"
+    return lock
+
+
+def test_a_run_waits_while_another_home_has_the_gpu(
+    store: RunStore, settings: Settings, gpu: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = hopeless(store, "a")
+    with queue.changing(store.root) as ids:
+        ids.append(run.id)
+    with try_lock(gpu):
+        assert conduct._start_next(store, settings, Spare(settings)) is None
+        assert names(store) == ["a"] and store.state(run).status == "queued"
+        told = tick({"run": run.id, "offset": 0}, store)["state"]["words"]
+        assert told == "waits for the GPU, which a run of another home has"
+        assert cli.main(["queue", "list", "--home", str(settings.home)]) == 0
+        assert told in capsys.readouterr().out
+    assert waiting.waits_for(store) == "waits for its turn"
+    started = conduct._start_next(store, settings, Spare(settings))
+    assert started and started[0] == run and started[1].wait(30) == 1
+
+
+def test_a_worker_that_comes_second_to_the_gpu_waits_for_it_until_it_is_stopped(
+    store: RunStore, settings: Settings, gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = hopeless(store, "a")
+    monkeypatch.setattr(worker, "_GONE_S", 0.1)
+    with try_lock(gpu), ThreadPoolExecutor(1) as pool:
+        report = Reporter(run.events, stop=run.stop)
+        ended = pool.submit(lambda: worker._device(settings, report).__enter__())
+        until(lambda: "waiting for the GPU" in store.state(run).stage)
+        run.stop.touch()
+        assert isinstance(ended.exception(10), Stopped)
+    with worker._device(settings, report) as ours:
+        assert ours and is_held(gpu)
+
+
+def test_a_worker_that_hangs_while_it_goes_is_ended(tmp_path: Path) -> None:
+    code = (
+        "import threading, time\nfrom studio import worker\nworker._GONE_S = 0.3\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\nworker._leave(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Timeout" in done.stderr
 
 
 def test_how_a_worker_was_killed_is_told(store: RunStore, settings: Settings) -> None:

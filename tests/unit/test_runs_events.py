@@ -4,6 +4,7 @@ import errno
 import json
 import random
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,37 @@ def test_no_event_but_the_end_decides_that_a_run_has_ended() -> None:
         {"type": kind, "status": "finished"} for kind in ("stage", "start", "log", "eval", "note")
     ]
     assert fold(RunState(), sly).status == "running"
+
+
+@pytest.mark.parametrize(
+    "sly",
+    [
+        {"type": "log", "step": 1, "loss": 1, "spent": None, "time": 1.0},
+        {"type": "log", "step": 1, "loss": 1, "notes": None, "started": "x", "trained_from": []},
+        {"type": "log", "step": 1, "loss": "high", "epoch": None, "learning_rate": {}},
+        {"type": "start", "max_steps": None, "train_rows": "many", "parameters": True, "device": 7},
+        {"type": "end", "status": "failed", "step": True, "train_loss": "low", "paused": 1},
+        {"type": "stage", "text": None, "done": "x", "total": []},
+    ],
+    ids=str,
+)
+def test_an_event_tells_only_what_its_kind_tells_and_as_what_it_is(sly: events.Event) -> None:
+    state = fold(RunState(), [sly])
+    step = 1 if sly.get("step") == 1 and sly["type"] == "log" else 0
+    kept = replace(RunState(), step=step, loss=1 if sly.get("loss") == 1 else None)
+    told = ("status", "stage", "started", "updated", "trained_from", "problem")
+    assert replace(state, **{k: getattr(kept, k) for k in told}) == kept
+    # And what comes after it is understood.
+    after = [{"type": "attempt", "step": 0, "time": 2.0}, {"type": "note", "text": "x"}]
+    assert fold(state, after).notes == ("x",) and fold(state, after).spent == 0.0
+
+
+def test_a_number_beyond_all_numbers_is_no_event(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    for value in ("1" + "0" * 400, "-1" + "0" * 400, "1e999", "NaN"):
+        write(path, f'{{"type": "log", "step": 1, "loss": {value}}}\n')
+    write(path, '{"type": "log", "step": 1, "loss": 1e30}\n')
+    assert [e["loss"] for e in tail(path)[0]] == [1e30]
 
 
 def test_looking_again_costs_what_is_new(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def test_a_full_disk_leaves_the_old_text_whole(tmp_path: Path) -> None:
 
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "folder"
+    with pytest.raises(FileNotFoundError), whole_folder(path):
+        pass
+    assert not path.parent.exists()
+    path.parent.mkdir()
     with whole_folder(path) as aside:
         (aside / "a").write_text("1", encoding="utf-8")
         assert aside != path and not path.exists()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from studio.errors import StudioError
-from studio.runs import ENDED, Run, RunStore, queue
+from studio.runs import ENDED, Run, RunStore, events, queue
 from studio.runs.events import append
 from studio.runs.files import write_process
 from studio.settings import PROJECT
@@ -147,15 +147,53 @@ def test_a_log_that_was_cut_off_is_read_anew(store: RunStore, run: Run) -> None:
     assert store.state(run).status == "running"
 
 
+def test_a_log_is_judged_when_all_of_it_was_read(
+    store: RunStore, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(run.events, START)
+    for step in range(1, 9):
+        append(run.events, {**LOG, "step": step})
+    append(run.events, {"type": "end", "status": "finished", "step": 9})
+    run.pid.touch()
+    whole, tail = run.events.stat().st_size, events.tail
+    # As a log that is larger than what is read at once.
+    limited = lambda path, offset=0, limit=0: tail(path, offset, 200)  # noqa: E731
+    monkeypatch.setattr(events, "tail", limited)
+    assert whole > 3 * 200 and store.state(run).status == "finished"
+    assert [e["type"] for e in events.read(run.events)].count("log") == 8
+
+
 def test_what_a_stop_file_asks_for(
     store: RunStore, run: Run, worker: "subprocess.Popen[bytes]"
 ) -> None:
     append(run.events, START)
     run.stop.write_text("pause", encoding="utf-8")
     assert store.state(run).status == "stopping"
+    # Whoever ends it at once knows that it saves no more.
+    for wish in ("now", "discard"):
+        run.stop.write_text(wish, encoding="utf-8")
+        assert store.state(run).status == "stopping"
     end(worker)
     state = store.state(run)
-    assert (state.status, state.paused, state.problem) == ("stopped", True, None)
+    assert (state.status, state.paused, state.problem) == ("stopped", False, None)
+
+
+@pytest.mark.parametrize(("wish", "asked"), [("", "to stop"), ("pause", "to pause")])
+def test_a_worker_that_was_killed_before_it_could_save_is_told(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]", wish: str, asked: str
+) -> None:
+    append(run.events, START)
+    run.stop.write_text(wish, encoding="utf-8")
+    end(worker)
+    run.exit.write_text('{"code": -9, "oom": true, "peak": 8000000000}', encoding="utf-8")
+    state = store.state(run)
+    assert (state.status, state.paused) == ("interrupted", False)
+    message = (state.problem or {})["message"]
+    assert "want of memory" in message and f"asked {asked}" in message
+    assert "no checkpoint" in message
+    (run.checkpoints / "checkpoint-40").mkdir(parents=True)
+    message = (RunStore(store.root).state(run).problem or {})["message"]
+    assert "last checkpoint is of step 40" in message
 
 
 def test_settings_that_would_fit_are_told_with_the_problem(
@@ -170,6 +208,25 @@ def test_settings_that_would_fit_are_told_with_the_problem(
     append(run.events, failed)
     problem = store.state(run).problem
     assert problem and problem["changes"] == '{"a.b": 1}' and problem["message"] == "m"
+
+
+def test_one_bad_folder_hides_no_other_run(
+    store: RunStore, run: Run, worker: "subprocess.Popen[bytes]"
+) -> None:
+    append(run.events, START)
+    bad = store.create(DEFAULTS, "zzz")
+    bad.events.mkdir()
+    assert store.look(bad) is None and store.active() == run
+    end(worker)
+    assert store.active() is None
+
+
+@pytest.mark.parametrize("peak", ["null", '"much"', "[]", "1" + "0" * 400, "true"])
+def test_a_peak_that_is_no_number_is_none(store: RunStore, run: Run, peak: str) -> None:
+    run.pid.touch()
+    run.exit.write_text(f'{{"code": -9, "oom": true, "peak": {peak}}}', encoding="utf-8")
+    problem = store.state(run).problem
+    assert problem and "it held 0.0 GB" in problem["message"]
 
 
 def test_the_queue_is_read_again_only_when_it_changed(store: RunStore, run: Run) -> None:

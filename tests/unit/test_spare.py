@@ -9,8 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from studio.jobs import spare
+from studio.jobs import conduct, spare
+from studio.runs import RunStore, queue
 from studio.settings import Settings
+from studio.spec import DEFAULTS
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_one_is_begun_where_there_is_room_and_nothing_to_do(
 
     def spawn(arguments: list[str], *_: Any, **__: Any) -> Any:
         begun.append(arguments)
-        return SimpleNamespace(poll=lambda: None)
+        return SimpleNamespace(poll=lambda: None, kill=lambda: begun.append(["killed"]))
 
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(spare, "spawn", spawn)
@@ -74,6 +76,36 @@ def test_one_is_begun_where_there_is_room_and_nothing_to_do(
     free = 0.5e9
     kept.keep()
     assert kept._process is None, "memory is needed"
+    # At once, not when it has loaded all that it takes the memory for.
+    assert (begun[-1:] == [["killed"]]) == begins
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_beside_a_run_one_is_kept_only_for_another_that_waits(
+    ready: Settings, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    store, told = RunStore(ready.runs), list[str]()
+    run, other = store.create(DEFAULTS, "a"), store.create(DEFAULTS, "b")
+    if waits:
+        with queue.changing(store.root) as ids:
+            ids.append(other.id)
+    kept: Any = SimpleNamespace(keep=lambda: told.append("keep"), drop=lambda: told.append("drop"))
+    monkeypatch.setattr(conduct, "_LOOK_S", 0.01)
+    looks = iter([None, None, 0])
+    going: Any = SimpleNamespace(poll=lambda: next(looks), pid=os.getpid(), returncode=0)
+    conduct._attend(run, going, 0, ready, kept)
+    assert told == ["keep" if waits else "drop"] * 2
+    # As beside a run that another conductor has started.
+    told.clear()
+    actives = iter([run, run, None])
+    monkeypatch.setattr(conduct, "_start_next", lambda *_: None)
+    monkeypatch.setattr(RunStore, "active", lambda _: next(actives))
+    monkeypatch.setattr(conduct, "Spare", lambda _: kept)
+    monkeypatch.setattr(
+        conduct.queue, "waiting", lambda _: [other.id] if len(told) < waits * 2 else []
+    )
+    conduct._until_none_waits(ready)
+    assert told == ["keep" if waits else "drop"] * 2
 
 
 def test_where_there_is_none_none_is_taken(ready: Settings) -> None:

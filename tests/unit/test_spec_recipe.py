@@ -246,3 +246,14 @@ def test_the_whole_spec_as_a_tree_is_the_spec() -> None:
     assert parse(tree(spec)) == spec
     assert set(tree(spec)["data"]) == set(type(spec.data).model_fields)
     assert tree(spec)["data"]["also"] == CHANGED["data"]["also"]
+
+
+def test_half_a_character_is_none() -> None:
+    spec = loads(
+        r"""data: {path: "a\ud83d.jsonl"}
+generate: {system_prompt: "\ud83c\udf31 \udfff"}"""
+    )
+    assert (spec.data.path, spec.generate.system_prompt) == ("a\ufffd.jsonl", "🌱 \ufffd")
+    spec = with_overrides(spec, [r'data.path="b\udc00.jsonl"'])
+    assert loads(dump(spec)).data.path == "b\ufffd.jsonl"
+    assert dump(spec).encode()
