@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from studio import spec as specs
-from studio.jobs.plan import TIMED, memory_factor, usual_step
+from studio.jobs.probe import TIMED, memory_factor, usual_step
 from studio.plan.estimate import plan
 from studio.plan.gpus import with_gpu
 from studio.plan.known import known_config

@@ -9,6 +9,7 @@ from studio.jobs.final import final
 from studio.jobs.index import index, stop_index
 from studio.jobs.plan import plan_recipe
 from studio.jobs.preview import batch, code, find, lengths, preview, tree
+from studio.jobs.probe import probe
 from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
 from studio.jobs.sweep import combinations, sweep
@@ -44,6 +45,7 @@ __all__ = [
     "pause",
     "plan_recipe",
     "preview",
+    "probe",
     "refuse",
     "remove",
     "resume",

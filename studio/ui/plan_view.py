@@ -7,12 +7,12 @@ from html import escape
 from typing import Any
 
 from studio.errors import StudioError
-from studio.jobs.plan import rows_of
+from studio.jobs.plan import learned_by, rows_of
+from studio.jobs.probe import probed
 from studio.plan.auto import Choice, choose
 from studio.plan.estimate import Plan, duration, plan
-from studio.plan.learned import Learned, learned
+from studio.plan.learned import Learned
 from studio.plan.machine import Machine, gb, machine
-from studio.plan.memory import engine_of, on_gpu
 from studio.plan.model import summarize
 from studio.plan.summary import Summary
 from studio.runs import ENDED, RunState, RunStore
@@ -33,6 +33,7 @@ class Planned:
     plan: Plan
     choice: Choice | None
     learned: Learned
+    probed: bool
     summary: Summary
     machine: Machine
 
@@ -45,8 +46,8 @@ def planned(settings: Settings, store: RunStore, spec: RunSpec) -> Planned | Non
     model_folder(settings, spec)
     summary, here = summarize(spec.model.name_or_path, settings, spec.model.revision), machine()
     known = rows_of(settings, spec, data, counts.train, counts.validation)
-    device = here.gpus[0].name if on_gpu(spec, here) else "CPU"
-    taught = learned(store, spec, device, engine_of(spec, here, summary))
+    steps = probed(settings, spec, summary, here, known)
+    taught = learned_by(store, spec, summary, here, steps)
     found = plan(spec, summary, here, known, taught)
     # Dozens of plans are made to choose one: not anew for each page that opens with this form.
     key = (spec.model_dump_json(), summary.parameters, known, taught, here.cores, here.gpus,
@@ -55,7 +56,7 @@ def planned(settings: Settings, store: RunStore, spec: RunSpec) -> Planned | Non
         if len(_chosen) >= _MOST_CHOSEN:
             _chosen.clear()
         _chosen[key] = choose(spec, summary, here, known, taught)
-    return Planned(found, _chosen[key], taught, summary, here)
+    return Planned(found, _chosen[key], taught, steps is not None, summary, here)
 
 
 # What the bar shows, from the left: the words, the parts, and the class that colours it.

@@ -1,10 +1,12 @@
 """The Tune tab: recipe, LoRA and training, and what the run will do."""
 
 import re
+from collections.abc import Iterator
 from html import escape
 
 import gradio as gr
 
+from studio import jobs
 from studio import spec as specs
 from studio.errors import SpecError, StudioError
 from studio.plan.estimate import duration
@@ -14,7 +16,7 @@ from studio.runs import RunStore, files
 from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, TRAINERS, RunSpec, show
 from studio.ui import html
-from studio.ui.context import MAIN, QUIET, Context, Updates, Values, recipes
+from studio.ui.context import MAIN, QUIET, STREAM, Context, Updates, Values, recipes
 from studio.ui.form import Tree, mending
 from studio.ui.plan_view import bar, planned
 from studio.ui.recipes import shared
@@ -65,6 +67,12 @@ class TuneTab:
                     self.save = gr.Button("Save", elem_id="recipe-save")
             with gr.Column(scale=5, min_width=320):
                 self.summary = gr.HTML(elem_id="tune-summary")
+                with gr.Row(elem_classes="measure"):
+                    self.measure = gr.Button(
+                        "Measure with a few real steps", size="sm", elem_id="measure"
+                    )
+                    self.halt = gr.Button("Stop", size="sm", visible=False, elem_id="measure-stop")
+                self.measured = gr.HTML(elem_id="measured")
 
     def wire(self, context: Context) -> None:
         """Loading a recipe and saving one."""
@@ -88,12 +96,39 @@ class TuneTab:
                 self.summary: saved + right(settings, context.store, form.tree(values), name),
             }
 
+        def measure(values: Values) -> Iterator[Updates]:
+            said = ""
+            try:
+                for words in jobs.probe(context.store, settings, form.spec(values)):
+                    yield self._measuring(f"Measuring: {words} …", going=True)
+            except SpecError as error:
+                said = html.problems(error.problems, mending)
+            except StudioError as error:
+                said = html.problem(error)
+            summary = right(settings, context.store, form.tree(values), values[in_hand])
+            yield {**self._measuring(said, going=False), self.summary: summary}
+
         self.recipes.wire(context)
         view = [self.recipe, self.recipes.list, self.recipes.said]
         outputs = [*context.fields, in_hand, self.summary, *view]
         self.recipe.input(take, self.recipe, outputs, **QUIET)
         outputs = [self.recipe, in_hand, self.summary]
         self.save.click(keep, context.fields | {self.name, in_hand}, outputs, **QUIET)
+        shown = [self.measure, self.halt, self.measured]
+        given = context.fields | {in_hand}
+        steps = self.measure.click(
+            measure, given, [*shown, self.summary], concurrency_limit=None, **STREAM
+        )
+        self.halt.click(
+            lambda: self._measuring("", going=False), None, shown, cancels=[steps], **QUIET
+        )
+
+    def _measuring(self, words: str, *, going: bool) -> Updates:
+        return {
+            self.measure: gr.Button(visible=not going),
+            self.halt: gr.Button(visible=going),
+            self.measured: f"<p class='soft' role='status'>{escape(words)}</p>" if going else words,
+        }
 
 
 def save(settings: Settings, name: str, spec: RunSpec, in_hand: str) -> str:
@@ -166,6 +201,8 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     answers = "; writing the answers comes on top" if spec.train.trainer == "grpo" else ""
     first = f"a first guess, until a run was measured{answers}"
     guess = "from your earlier runs" if made.learned.runs else first
+    if made.probed:
+        guess = f"from a few steps that were measured{answers}"
     later = "told once its files are here"
     time = duration(found.seconds) if found.seconds is not None else "–"
     memory = f"{gb(found.memory)} GB" if found.memory is not None else "–"
