@@ -14,6 +14,7 @@ from studio.jobs.bench import Bench
 from studio.jobs.export import busy
 from studio.jobs.spawn import spawn, writing
 from studio.plan.auto import Choice, choose
+from studio.plan.device import device_lock
 from studio.plan.estimate import ROOM, Plan, plan
 from studio.plan.gpus import NAMES, with_gpu
 from studio.plan.learned import NOTHING, Learned, learned
@@ -23,6 +24,7 @@ from studio.plan.memory import engine_of, on_gpu, plain_because
 from studio.plan.model import planned
 from studio.plan.summary import Summary
 from studio.runs import Run, RunState, RunStore, events
+from studio.runs.lock import is_held
 from studio.settings import Settings
 from studio.spec import RunSpec, with_values
 
@@ -181,8 +183,8 @@ def usual_step(points: list[events.Event], tokens: float) -> float:
 def _few_steps(settings: Settings, spec: RunSpec) -> tuple[RunState, list[events.Event]]:
     """Trains in a folder of its own, which is removed afterwards."""
     runs = RunStore(settings.runs)
-    active = runs.active()
-    if active is not None or busy(runs) is not None:
+    here = runs.active() is not None or busy(runs) is not None
+    if here or is_held(device_lock(settings)):
         raise StudioError(
             "This machine is at work on a run or a model.", "Probe when that has ended."
         )
