@@ -9,7 +9,7 @@ from studio.jobs.final import final
 from studio.jobs.index import index, stop_index
 from studio.jobs.plan import plan_recipe
 from studio.jobs.preview import batch, code, find, lengths, preview, tree
-from studio.jobs.probe import probe
+from studio.jobs.probe import probe, stop_probe
 from studio.jobs.runs import SIDES, chat, follow, pause, start, stop
 from studio.jobs.spawn import writing
 from studio.jobs.sweep import combinations, sweep
@@ -53,6 +53,7 @@ __all__ = [
     "stop",
     "stop_audit",
     "stop_index",
+    "stop_probe",
     "sweep",
     "tree",
     "waits_for",

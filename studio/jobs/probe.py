@@ -59,13 +59,14 @@ _STEPS: dict[str, Any] = {
 
 def probe(store: RunStore, settings: Settings, spec: RunSpec) -> Iterator[str]:
     """Makes the steps and keeps what they took; yields in words how far they are. Closed before its
-    end, it ends them. Raises StudioError."""
+    end, it ends them. Raises StudioError, also where `stop_probe` has ended them."""
     if store.active() is not None or busy(store) is not None or is_held(device_lock(settings)):
         raise StudioError(
             "This machine is at work on a run or a model.", "Probe when that has ended."
         )
     settings.check_writable()
     here, own = machine(), RunStore(settings.home / "probes" / f"{os.getpid()}-{time.time_ns()}")
+    _stop(settings).unlink(missing_ok=True)
     with writing(own.root):
         run = own.create(_few(spec, here), "probe")
     try:
@@ -78,7 +79,18 @@ def probe(store: RunStore, settings: Settings, spec: RunSpec) -> Iterator[str]:
             files.write_text(_file(settings, spec, here), json.dumps(kept))
     finally:
         with suppress(OSError):
+            _stop(settings).unlink(missing_ok=True)
             shutil.rmtree(own.root)
+
+
+def stop_probe(settings: Settings) -> None:
+    """Ends the steps that are made now."""
+    with writing(settings.home):
+        _stop(settings).touch()
+
+
+def _stop(settings: Settings) -> Path:
+    return settings.home / "probes" / "stop"
 
 
 def _watch(own: RunStore, run: Run, settings: Settings) -> Iterator[str]:
@@ -91,6 +103,8 @@ def _watch(own: RunStore, run: Run, settings: Settings) -> Iterator[str]:
             if words != said:
                 yield words
                 said = words
+            if _stop(settings).exists():
+                raise StudioError("The steps were stopped; nothing was measured.")
             time.sleep(_LOOK_S)
     finally:
         with suppress(ProcessLookupError):

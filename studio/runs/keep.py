@@ -2,14 +2,12 @@
 back, and a run as one file that another machine can open."""
 
 import json
-import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import time
-import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,18 +24,6 @@ _KEPT_S = 7 * 24 * 3600.0
 # No run takes so long to be made, or to be taken in.
 _MADE_S = 24 * 3600.0
 _ARCHIVED = ("spec.yaml", "events.jsonl", "worker.log", "exit.json", "meta.json", "adapter")
-
-
-# What tarfile raises for what is damaged, or was never written by it.
-_NO_ARCHIVE = (
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RecursionError,
-)
 
 
 @dataclass(frozen=True)
@@ -246,13 +232,16 @@ def unpack(store: RunStore, archive: Path) -> Run:
             if len(found) != 1 or not (found[0] / "events.jsonl").is_file():
                 raise StudioError(f"{archive.name} holds no run.", choose)
             return _take_in(store, found[0])
-    except _NO_ARCHIVE as error:
-        raise StudioError(f"{archive.name} is no archive of a run: {error}.", choose) from None
+    except StudioError:
+        raise
     except OSError as error:
         raise StudioError(
             f"{archive.name} can't be taken in: {error.strerror or error}.",
             f"Free some disk, if that is full. {choose}",
         ) from None
+    # For one that is damaged, each compression has errors of its own.
+    except Exception as error:  # noqa: BLE001
+        raise StudioError(f"{archive.name} is no archive of a run: {error}.", choose) from None
 
 
 def _extract(archive: Path, folder: Path) -> None:

@@ -116,12 +116,9 @@ class TuneTab:
         self.save.click(keep, context.fields | {self.name, in_hand}, outputs, **QUIET)
         shown = [self.measure, self.halt, self.measured]
         given = context.fields | {in_hand}
-        steps = self.measure.click(
-            measure, given, [*shown, self.summary], concurrency_limit=None, **STREAM
-        )
-        self.halt.click(
-            lambda: self._measuring("", going=False), None, shown, cancels=[steps], **QUIET
-        )
+        outputs = [*shown, self.summary]
+        self.measure.click(measure, given, outputs, concurrency_limit=None, **STREAM)
+        self.halt.click(lambda: jobs.stop_probe(settings), None, None, **QUIET)
 
     def _measuring(self, words: str, *, going: bool) -> Updates:
         return {

@@ -72,6 +72,22 @@ def _more(watched: Watched) -> None:
         details.locator("summary").click()
 
 
+@pytest.mark.usefixtures("store")
+def test_a_few_steps_are_measured_before_the_start(watched: Watched) -> None:
+    page = watched.page
+    _quick(watched)
+    expect(page.locator("#tune-summary")).to_contain_text("a first guess")
+    page.get_by_role("button", name="Measure with a few real steps").click()
+    expect(page.locator("#measured")).to_contain_text("Measuring")
+    page.locator("#measure-stop").click()
+    expect(page.locator("#measured")).to_contain_text("nothing was measured")
+    page.locator("#measure").click()
+    expect(page.locator("#tune-summary")).to_contain_text("a few steps that were measured")
+    expect(page.locator("#measured")).not_to_contain_text("Measuring")
+    watched.shot("tune-measured")
+    assert watched.errors == []
+
+
 def test_paused_changed_killed_with_the_server_and_it_goes_on(
     watched: Watched, server: Server, store: RunStore
 ) -> None:

@@ -127,7 +127,7 @@ def test_a_finished_run_trains_longer(
     assert train_here(short) == 0
     with pytest.raises(StudioError, match="has finished"):
         jobs.resume(store, settings, short)
-    with pytest.raises(StudioError, match="no more training"):
+    with pytest.raises(StudioError, match="0 more epochs"):
         jobs.extend(store, settings, short, 0)
     jobs.extend(store, settings, short, 0.5)
     assert store.state(short).status == "queued"
