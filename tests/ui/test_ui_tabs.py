@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from studio.data import open_data
 from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
 from studio.plan.auto import choose
@@ -31,8 +32,21 @@ ROW = '{"question": "a", "answer": "b"}\n'
 @pytest.fixture
 def confined(tmp_path: Path) -> Settings:
     """A workspace beside which lie data and a model."""
-    (tmp_path / "work").mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
     write(tmp_path / "secret.jsonl", ROW * 5)
+    # Ways in that a folder which was uploaded may hold.
+    for name, at in (("saved", "../../secret"), ("plain", "train")):
+        write(work / name / "dataset_dict.json", json.dumps({"splits": [at, str(tmp_path), ".."]}))
+    (work / "plain" / "train").symlink_to(tmp_path)
+    (tmp_path / "secret").mkdir()
+    write(tmp_path / "secret" / "rows.jsonl", ROW * 5)
+    write(work / "folder" / "a.jsonl", ROW)
+    (work / "folder" / "b.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    (work / "validation").symlink_to(tmp_path / "secret.jsonl")
+    (work / "20%").symlink_to(tmp_path / "secret.jsonl")
+    write(work / "state" / "state.json", '{"_data_files": [{"filename": "b.jsonl"}]}')
+    (work / "state" / "b.jsonl").symlink_to(tmp_path / "secret.jsonl")
     write(tmp_path / "model" / "config.json", "{}")
     return Settings(home=tmp_path / "home", workspace=tmp_path / "work")
 
@@ -82,6 +96,13 @@ def overview(settings: Settings, chosen: RunSpec) -> tuple[str, list[list[Any]]]
         {"path": "mine.jsonl", "also": [{"path": "../secret.jsonl"}]},
         {"path": "mine.jsonl", "validation": "../secret.jsonl"},
         {"path": "mine.jsonl", "test": "../secret.jsonl"},
+        {"path": "mine.jsonl", "validation": "validation"},
+        {"path": "mine.jsonl", "validation": "~"},
+        {"path": "mine.jsonl", "test": "folder"},
+        {"path": "20%"},
+        {"path": "folder"},
+        {"path": "state"},
+        {"path": "plain"},
     ],
 )
 def test_data_outside_the_workspace_is_neither_listed_nor_shown(
@@ -96,7 +117,18 @@ def test_data_outside_the_workspace_is_neither_listed_nor_shown(
     assert "outside the workspace" in next(iter(rows.audit(confined, chosen)))[0]
     assert "outside the workspace" in next(iter(rows.find(confined, chosen, "a", 1)))[1]
     assert rows.total(confined, tree(chosen)) == 0
+    assert next(iter(rows.lengths(confined, chosen))) == ""
     assert not (confined.home / "bench").exists()
+
+
+@pytest.mark.parametrize("split", ["../../secret", "..", "ABOVE"])
+def test_a_saved_data_set_has_no_split_outside_of_itself(confined: Settings, split: str) -> None:
+    split = str(confined.workspace.parent) if split == "ABOVE" else split
+    for data in ({"path": "saved", "split": split}, {"path": "saved", "validation": split}):
+        words, table = overview(confined, parse({"data": data}))
+        assert ("no split" in words or "outside the workspace" in words) and table == []
+        with pytest.raises(StudioError):
+            open_data(parse({"data": data}).data, confined)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "~nobody-of-that-name/x", "x" * 5000, "/proc/1/mem"])
