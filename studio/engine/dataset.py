@@ -197,12 +197,18 @@ def _kept(
             continue
         if isinstance(found, StudioError):
             raise found
+        faults = {}
         if found.cut:
-            tally.add("cut", position)
+            faults["cut"] = ""
         if not found.learns:
-            cut = "Its prompt is longer." if len(found.sequences[0].ranges) == 0 else ""
-            tally.add("nothing_trained", position, cut or "All of its answers are cut off.")
-        elif not found.cut or "cut" not in data.token_drops:
+            empty = len(found.sequences[0].ranges) == 0
+            why = "Its prompt is longer." if empty else "All of its answers are cut off."
+            faults["nothing_trained"] = why
+        # What a step leaves out for one fault can do no harm by another.
+        gone = [fault for fault in faults if fault in data.token_drops]
+        for fault in gone[:1] or faults:
+            tally.add(fault, position, faults[fault])
+        if found.learns and not gone:
             kept.append((position, found))
     return kept
 

@@ -50,10 +50,11 @@ def refuse_template(tokenizer: PreTrainedTokenizerBase, spec: RunSpec, data: Dat
 def refuse_rows(tally: Tally, spec: RunSpec, data: Data) -> None:
     """Raises StudioError for rows that would ruin the run. Those that a step drops may go."""
     found = []
+    left = tally.rows - sum(tally.counts.get(fault, 0) for fault in data.token_drops)
     for fault in sorted(tally.counts, key=list(_SAID).index):
         count = tally.counts[fault]
         # The end of a few long rows may be missed.
-        if fault in _dropped(spec) or (fault == "cut" and 2 * count < tally.rows):
+        if fault in _dropped(spec) or (fault == "cut" and 2 * count < left):
             continue
         said = _SAID[fault].format(length=f"{spec.train.max_length:,}")
         position, why = tally.first[fault]

@@ -98,6 +98,22 @@ def test_a_row_that_would_ruin_the_run_stops_it_until_it_is_dropped_or_accepted(
     assert "1 of 21 rows" in " ".join(made.notes) and made.counts[fault] == 1
 
 
+def test_a_row_that_is_left_out_as_cut_has_no_other_fault(
+    rows: Rows, prepared: Callable[..., Prepared], settings: Settings, spec_with: SpecWith,
+    recorder: Recorder, tmp_path: Path,
+) -> None:  # fmt: skip
+    data = {"steps": [{"do": "drop", "what": "cut"}], "validation": "0"}
+    made = prepared([*rows, LONG], data=data)
+    assert made.counts == {"cut": 1} and len(made.train) == 20
+    spec = spec_with(data={**data, "path": str(tmp_path / "given.jsonl")})
+    found = audit(spec, settings, recorder, tmp_path)
+    assert not any(finding.severity == "stop" for finding in found.findings)
+    # And one that is left out as it has nothing to learn is none of too many that are cut.
+    data["steps"] = [{"do": "drop", "what": "nothing_trained"}]
+    made = prepared([*rows, *[LONG] * 30], data=data)
+    assert made.counts == {"nothing_trained": 30} and len(made.train) == 20
+
+
 def test_all_that_would_ruin_a_run_is_told_at_once(
     rows: Rows, prepared: Callable[..., Prepared]
 ) -> None:
