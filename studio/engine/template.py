@@ -6,6 +6,7 @@ The findings about a template, by their id:
   tuned model would go on and on
 - unstable: earlier turns are written another way once more turns follow
 - ignores_tools: rows offer tools or call them, and the template writes nothing of that
+- ignores_thoughts: answers have thoughts of their own, and the template writes nothing of them
 - double_bos: the text begins with the beginning-of-text token twice
 - pad_is_eos: padding and end are one token; told, because with other tools that ruins a run
 - new_tokens: marks of the template that are no tokens of this model, and so are cut in pieces
@@ -53,6 +54,7 @@ _HELLO = [
     {"role": "user", "content": "And what can you do?"},
     {"role": "assistant", "content": "I can help."},
 ]
+_THOUGHT = "A thought of the studio."
 _TOOL = {
     "type": "function",
     "function": {
@@ -122,9 +124,14 @@ def _has(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
 
 
 def examine(
-    tokenizer: PreTrainedTokenizerBase, section: DataSection, *, tools: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    section: DataSection,
+    *,
+    tools: bool = False,
+    thoughts: bool = False,
 ) -> list[Finding]:
-    """What is wrong with the template that `apply` gave the tokenizer; `tools`: rows use some.
+    """What is wrong with the template that `apply` gave the tokenizer; `tools`: rows use some;
+    `thoughts`: rows have thoughts beside their answers.
 
     Raises StudioError for a template that can't be used at all.
     """
@@ -145,6 +152,12 @@ def examine(
         words = "Rows use tools, and the chat template writes nothing of them."
         remedy = {"field": "data.chat_template", "value": "chatml"}
         found.append(Finding("ignores_tools", "stop", 1, words, remedy=remedy))
+    thinking = [*_HELLO[:-1], _HELLO[-1] | {"reasoning_content": _THOUGHT}]
+    if thoughts and _THOUGHT not in Renderer(tokenizer).text(thinking):
+        words = (
+            "Rows have thoughts beside their answers, and the chat template writes none of them."
+        )
+        found.append(Finding("ignores_thoughts", "warn", 1, words))
     missing = missing_marks(tokenizer, section)
     if missing:
         words = (

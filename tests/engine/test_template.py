@@ -94,6 +94,10 @@ def test_what_is_wrong_with_a_template_is_found(tokenizer: PreTrainedTokenizerBa
     assert ids(tokenizer, section()) == {"pad_is_eos": "info"}
     assert ids(tokenizer, section(), tools=True)["ignores_tools"] == "stop"
     assert "ignores_tools" not in ids(tokenizer, section(chat_template="chatml"), tools=True)
+    assert ids(tokenizer, section(), thoughts=True)["ignores_thoughts"] == "warn"
+    thinking = PLAIN["strung"].replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    custom = section(chat_template="custom", chat_template_jinja=thinking)
+    assert "ignores_thoughts" not in ids(tokenizer, custom, thoughts=True)
     assert ids(tokenizer, section(chat_template="phi-3"))["new_tokens"] == "warn"
     endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     custom = section(chat_template="custom", chat_template_jinja=endless)
