@@ -30,7 +30,7 @@ from studio.spec import ModelSection, RunSpec
 _LOOK_S = 0.15
 _KEPT = 50
 # Part of the name: another version counts other things.
-_VERSION = 2
+_VERSION = 3
 # What a tokenizer is made of, and the configuration with the length of its context.
 _TOKENIZER = (".json", ".jinja", ".model", ".txt")
 
@@ -100,6 +100,9 @@ def audit_folder(settings: Settings, spec: RunSpec) -> Path:
         spec.train.max_length,
         spec.train.trainer,
         spec.train.seed,
+        spec.train.packing,
+        spec.train.packing_strategy,
+        spec.cpt.add_eos_token,
     ]
     return settings.home / "audits" / key(*told)
 
