@@ -13,13 +13,8 @@ _NAMES = {"": "", "chosen": "the better answer", "rejected": "the worse answer"}
 
 def row(reply: dict[str, Any], found: dict[str, Any]) -> str:
     """The cards of one row of a preview; `found` is the row, `reply` what surrounds it."""
-    number = found["index"] + 1
-    total = reply["total"]
-    place = (
-        f"Row {number:,} of {total:,}" if number <= total else f"Held-back row {number - total:,}"
-    )
     part = {"train": "", "validation": " · for evaluation", "test": " · for the test"}
-    title = place + part.get(str(found.get("part")), "")
+    title = place(found["index"] + 1, reply["total"]) + part.get(str(found.get("part")), "")
     parts = [_talk(title, found)]
     if found.get("problem"):
         parts.append(
@@ -39,6 +34,13 @@ def row(reply: dict[str, Any], found: dict[str, Any]) -> str:
         )
     parts.append(raw(found.get("raw"), found.get("where", "")))
     return "".join(parts)
+
+
+def place(number: int, total: int) -> str:
+    """Which row it is; after the `total` that are split come those of held-out files."""
+    if number > total:
+        return f"Held-back row {number - total:,}"
+    return f"Row {number:,} of {total:,}"
 
 
 def _talk(title: str, found: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def overview(settings: Settings, spec: RunSpec, number: int) -> Iterator[Overvie
             for rows, words in ((parts.validation, "for evaluation"), (parts.test, "for the test"))
             if len(rows)
         ]
-        start = page_start(min(max(1, number), max(1, data.total)))
+        start = page_start(min(max(1, number), max(1, data.size)))
         shown = data.raw(start - 1, _PAGE)
         words = _facts(spec, data.layout, f"{data.total:,} rows", ", ".join(held))
         last = start + len(shown) - 1
@@ -180,7 +180,7 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
         data = opened(settings, spec)
         if data is not None:
             chat = _at_once(data, number)
-            if number > data.total:
+            if number > data.size:
                 yield chat
                 return
         for reply in jobs.preview(settings, spec, number - 1, 1, _TOKENS):
@@ -204,15 +204,15 @@ def at_once(settings: Settings, spec: RunSpec, number: int) -> str:
 
 def _at_once(data: Data, number: int) -> str:
     """The row as a chat, before any tokenizer is there."""
-    if number > data.total:
-        words = f"There is no row {number:,}; the last is {data.total:,}."
+    if number > data.size:
+        words = f"There is no row {number:,}; the last is {data.size:,}."
         return html.card("Row", html.soft(words))
     (row,) = data.raw(number - 1, 1)
     try:
         said, wrong = data.example(row).messages, ""
     except StudioError as error:
         said, wrong = data.glimpse(row), html.problem(error)
-    return html.card(f"Row {number:,} of {data.total:,}", html.bubbles(said), wrong)
+    return html.card(row_view.place(number, data.total), html.bubbles(said), wrong)
 
 
 def _row(reply: dict[str, Any], number: int, accepted: Sequence[str]) -> str:

@@ -158,6 +158,30 @@ def test_a_page_of_the_table_holds_the_row_that_is_looked_at(settings: Settings)
     assert [line[0] for line in table] == list(range(101, 121)) and "101 to 120" in words
 
 
+def test_rows_of_a_held_out_file_can_be_looked_at(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(settings.workspace / "a.jsonl", ROW * 5)
+    write(settings.workspace / "held.jsonl", ROW.replace('"a"', '"held"') * 60)
+    chosen = parse({"data": {"path": "a.jsonl", "validation": "held.jsonl"}})
+    asked: list[tuple[int, int]] = []
+
+    def preview(_: Settings, __: RunSpec, start: int, count: int, *___: Any) -> Any:
+        asked.append((start, count))
+        yield {"stage": "reading"}
+
+    monkeypatch.setattr(rows.jobs, "preview", preview)
+    for number, place in ((5, "Row 5 of 5"), (7, "Held-back row 2"), (65, "Held-back row 60")):
+        assert place in rows.at_once(settings, chosen, number)
+        assert place in "".join(rows.seen(settings, chosen, number))
+        assert asked.pop() == (number - 1, 1)
+    assert "the last is 65" in rows.at_once(settings, chosen, 66)
+    assert "the last is 65" in "".join(rows.seen(settings, chosen, 66)) and not asked
+    *_, (words, table, _) = rows.overview(settings, chosen, 60)
+    assert "<b>5 rows</b>, 60 for evaluation" in words
+    assert [line[0] for line in table] == list(range(51, 66))
+
+
 def test_what_an_audit_found_holds_a_start_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
