@@ -19,7 +19,6 @@ from studio.data import (
     peek,
     to_example,
 )
-from studio.data.findings import blocking
 from studio.errors import StudioError
 from studio.settings import Settings
 from studio.spec import RunSpec
@@ -67,13 +66,7 @@ def judge(settings: Settings, spec: RunSpec) -> None:
     """Raises StudioError where the data can't be trained on, as far as that is known here: the
     first rows are looked at, and what an audit found counts. The run looks at all of them."""
     confine(spec.data, settings)
-    report = jobs.audit_result(settings, spec)
-    stopping = blocking(report.findings, spec.data.accepted) if report else []
-    if stopping:
-        more = f" And {len(stopping) - 1} more of that kind." if len(stopping) > 1 else ""
-        raise StudioError(
-            f"{stopping[0].words}{more}", "Mend or accept it on the Data tab, under the findings."
-        )
+    jobs.refuse_found(settings, spec)
     if not is_ready(spec.data, settings):
         return
     data = open_data(spec.data, settings)

@@ -11,6 +11,7 @@ import pytest
 from studio.data import open_data
 from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
+from studio.jobs.audit import audit_folder, keep_report
 from studio.plan.auto import choose
 from studio.plan.estimate import plan
 from studio.plan.learned import NOTHING
@@ -182,13 +183,14 @@ def test_rows_of_a_held_out_file_can_be_looked_at(
     assert [line[0] for line in table] == list(range(51, 66))
 
 
-def test_what_an_audit_found_holds_a_start_back(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_audit_found_holds_a_start_back(settings: Settings) -> None:
     write(settings.workspace / "a.jsonl", ROW * 4)
     found = Report({}, (Finding("leaked", "stop", 3, "3 rows leak."),), {})
-    monkeypatch.setattr(rows.jobs, "audit_result", lambda *_: found)
     held: dict[str, Any] = {"data": {"path": "a.jsonl"}}
+    unchecked, store = "Not all rows were looked at yet", RunStore(settings.runs)
+    assert unchecked in tune_tab.right(settings, store, tree(parse(held)), MAIN)
+    keep_report(settings, parse(held), audit_folder(settings, parse(held)), found)
+    assert unchecked not in tune_tab.right(settings, store, tree(parse(held)), MAIN)
     assert refused(settings, held) == {"data.path": "3 rows leak."}
     held["data"]["accepted"] = ["leaked"]
     runs_tab.judge(settings, parse(held))
