@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -78,6 +78,10 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+# As transformers has them.
+_EXTENSIONS = (_Generation, "jinja2.ext.loopcontrols")
+
+
 def source(section: DataSection) -> str | None:
     """The template's text where the section names one, None for the model's own."""
     if section.chat_template == "model":
@@ -96,10 +100,12 @@ def apply(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]
     if own is not None:
         tokenizer.chat_template = own
         try:
-            ImmutableSandboxedEnvironment(extensions=[_Generation]).parse(own)
-        except TemplateSyntaxError as error:
+            ImmutableSandboxedEnvironment(extensions=_EXTENSIONS).parse(own)
+        except (TemplateError, RecursionError) as error:
+            line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
+            reason = str(error.message if isinstance(error, TemplateError) else error).rstrip(".")
             raise StudioError(
-                f"The chat template is no Jinja: line {error.lineno}: {error.message}.", "Mend it."
+                f"The chat template is no Jinja: {line}{reason}.", "Mend it."
             ) from None
     added = missing_marks(tokenizer, section) if section.add_template_tokens else []
     if added:

@@ -43,6 +43,33 @@ def test_a_model_without_a_template_says_what_to_do(tokenizer: PreTrainedTokeniz
     assert prompter(tokenizer, raw)(TURNS[:1]) == "Q: q1\nA:"
 
 
+def test_loops_may_be_left_early(tokenizer: PreTrainedTokenizerBase) -> None:
+    looping = (
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}"
+        "{% if loop.index > 4 %}{% break %}{% endif %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    custom = section(chat_template="custom", chat_template_jinja=looping)
+    assert ids(tokenizer, custom) == {"pad_is_eos": "info"}
+    assert Encoder(tokenizer, "assistant", 64).one(Example("chat", TURNS[:2])).learns
+
+
+@pytest.mark.parametrize("deep", ["{{ " + "(" * 9999, "{% if a %}" * 999, "{{ a | nonsense }}"])
+def test_a_template_too_deep_to_read_is_no_jinja(
+    tokenizer: PreTrainedTokenizerBase, deep: str
+) -> None:
+    custom = section(chat_template="custom", chat_template_jinja=deep)
+
+    def use() -> None:
+        template.apply(tokenizer, custom)
+        Encoder(tokenizer, "assistant", 64).one(Example("chat", TURNS[:2]))
+
+    with pytest.raises(StudioError) as caught:
+        use()
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("broken", ["{% for %}", "{{ a", "{% generation %}x"])
 def test_a_template_that_is_no_jinja_is_told_with_its_line(
     tokenizer: PreTrainedTokenizerBase, broken: str
