@@ -8,6 +8,12 @@ from typing import Any
 from studio.errors import StudioError
 from studio.ui import html
 
+# What each strategy of packing does to rows.
+_PACKED = {
+    "bfd": "No row is cut for it, and none sees another.",
+    "bfd_split": "A row that is too long goes on in the next sequence, and none sees another.",
+    "wrapped": "A row may go on in the next sequence, and those in one sequence see each other.",
+}
 _NAMES = {"": "", "chosen": "the better answer", "rejected": "the worse answer"}
 
 
@@ -84,7 +90,7 @@ def batch(reply: dict[str, Any]) -> str:
     if reply["packed_full"]:
         packing = (
             f"Packing puts {reply['prepared']:,} rows into {reply['sequences']:,} sequences, "
-            f"{100 * reply['packed_full']:.0f} % full. No row is cut for it, and none sees another."
+            f"{100 * reply['packed_full']:.0f} % full. {_PACKED[reply['strategy']]}"
         )
     else:
         packing = "Each row stands by itself, for packing is off."
