@@ -19,7 +19,7 @@ from studio.data.example import (
 from studio.data.kinds import SUFFIXES
 from studio.data.layouts import Layout, detect
 from studio.data.opened import Data
-from studio.data.opening import fingerprint, is_ready, open_data
+from studio.data.opening import confine, fingerprint, is_ready, open_data
 from studio.data.peeking import Peek, peek
 from studio.data.progress import Report, Silent
 from studio.data.prompts import FORMATS
@@ -45,6 +45,7 @@ __all__ = [
     "Row",
     "RowError",
     "Silent",
+    "confine",
     "detect",
     "fingerprint",
     "is_ready",

@@ -16,7 +16,7 @@ from studio.runs.files import whole_folder, write_text
 from studio.settings import Settings
 
 # Part of every key: rows are read, or chosen, otherwise than in an earlier version.
-_VERSION = 1
+_VERSION = 2
 # So much of the disk is left to others.
 _RESERVE = 2**30
 # Selections are small, and every change of a step makes one.

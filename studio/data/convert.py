@@ -7,7 +7,17 @@ from typing import Any
 from studio.data.example import Example, Message, Row, RowError
 from studio.data.layouts import Layout, is_verdict
 from studio.data.prompts import render
-from studio.data.turns import NOTHING, empty_answer, is_turn, is_turns, messages, text, tools
+from studio.data.turns import (
+    NOTHING,
+    empty_answer,
+    is_turn,
+    is_turns,
+    messages,
+    pairs,
+    text,
+    tools,
+    unread,
+)
 from studio.spec import DataSection, System
 
 # The parts of the question in the order in which they are said, the one that must be there, and
@@ -41,12 +51,20 @@ def to_example(row: Row, layout: Layout, section: DataSection) -> Example:
             example = Example("chat", part.turns(_TURNS[layout.name]))
         case name:
             question, answer = _pair(part, *_PAIRS[name])
-            example = Example("chat", [*question, *answer])
+            before = (
+                pairs(part.value("history"), part.column("history")) if part.has("history") else []
+            )
+            example = Example("chat", [*before, *question, *answer])
     if example.kind == "chat" and not any(m["role"] == "assistant" for m in example.messages):
         raise RowError(
             "It has no answer to learn from.", "Add an assistant's turn, or drop such rows."
         )
     return _completed(example, part)
+
+
+def unread_keys(row: Row, layout: Layout) -> set[str]:
+    """The keys in the row's turns under which something stands that is not read."""
+    return set().union(*(unread(row.get(column)) for column in layout.columns.values()))
 
 
 def with_system(example: Example, step: System) -> Example:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from studio.errors import StudioError
 
 # role and content, both text. An assistant's may have tool_calls: [{"type": "function",
-# "function": {"name": text, "arguments": dict}}]; those of role "tool" may have a name.
+# "function": {"name": text, "arguments": dict}}], its thoughts as reasoning_content, and the weight
+# 0 where it is not to be learned; those of role "tool" may have name and tool_call_id.
 Message = dict[str, Any]
 Row = dict[str, Any]
 Kind = Literal["chat", "text", "completion", "preference", "unpaired"]
@@ -80,10 +81,15 @@ def texts(example: Example) -> list[str]:
     """Every text of the example, in its order; calls of tools as JSON."""
     found = [example.prompt, example.completion] if example.prompt or example.completion else []
     for message in (*example.messages, *example.chosen, *example.rejected):
-        found.append(message["content"])
+        found += [message["content"], *thoughts(message)]
         if message.get("tool_calls"):
             found.append(_json(message["tool_calls"]))
     return found
+
+
+def thoughts(message: Message) -> list[str]:
+    """What was thought before it was said, or nothing."""
+    return [message["reasoning_content"]] if "reasoning_content" in message else []
 
 
 def last_answer(example: Example) -> str:
@@ -105,7 +111,7 @@ def likeness(example: Example) -> str:
     for message in (*example.messages, *example.chosen, *example.rejected):
         if message["role"] != "system":
             said = answered if message["role"] == "assistant" else asked
-            said.append(message["content"])
+            said += [*thoughts(message), message["content"]]
             if message.get("tool_calls"):
                 said.append(_json(message["tool_calls"]))
     if example.label is not None:

@@ -21,6 +21,7 @@ not depend on the others, but where that is stated.
 - duplicate_answer: the row's last answer is, letter by letter, that of an earlier row with another
   question
 - same_pair: of two answers to choose from, both are the same
+- turn_keys: turns have keys, such as a weight of 0.5, under which something stands that is not read
 - other_language: the row's first letters are in another language than those of most rows. Where
   that can't be told, as of numbers, the row is not counted
 

@@ -113,7 +113,7 @@ FORMS = (
     Form(
         "alpaca",
         {"instruction": ("instruction",), "output": ("output",)},
-        {"input": ("input",), **_SYSTEM},
+        {"input": ("input",), "history": ("history",), **_SYSTEM},
         _is_text,
     ),
     Form(

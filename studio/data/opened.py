@@ -89,6 +89,10 @@ class Data:
         """What can be shown of a row of which there is no example: turns to look at."""
         return self._view.glimpse(row)
 
+    def unread(self, row: Row | Broken) -> set[str]:
+        """The keys in its turns under which something stands that is not read."""
+        return self._view.unread(row)
+
     def example_at(self, position: int) -> Example:
         """What the row at the position says. Raises RowError that begins with its place."""
         row = self._at(position)

@@ -1,6 +1,7 @@
 """Opening data: its sources are found and indexed, and the steps carried out."""
 
 import random
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from studio.data.layouts import Layout, detect, kind_of
 from studio.data.near import groups
 from studio.data.opened import About, Chosen, Data
 from studio.data.progress import Report, Silent
-from studio.data.sources import Opened, Origin, find, has_splits, locate, origins
+from studio.data.sources import Opened, Origin, find, has_splits, locate, origins, touched
 from studio.data.split import names_rows
 from studio.data.steps import ALONE, TOGETHER, Look, View, choose, for_held_out
 from studio.data.table import Numbers, Tables
@@ -81,12 +82,30 @@ class _Plan:
 def _plan(section: DataSection, settings: Settings) -> _Plan:
     named = origins(section)
     sources = [find(origin, section.encoding, settings) for origin in named]
-    held = {}
+    held = {
+        part: find(origin, section.encoding, settings)
+        for part, origin in _named_parts(section, settings)
+    }
+    return _Plan(section, settings, sources, [origin.weight for origin in named], held)
+
+
+def _named_parts(section: DataSection, settings: Settings) -> Iterator[tuple[str, Origin]]:
+    """The held-out parts that are not drawn from the rows, and where each lies."""
     for part in ("validation", "test"):
         text = getattr(section, part).strip()
         if not names_rows(text):
-            held[part] = find(_held(part, text, named[0], settings), section.encoding, settings)
-    return _Plan(section, settings, sources, [origin.weight for origin in named], held)
+            yield part, _held(part, text, origins(section)[0], settings)
+
+
+def confine(section: DataSection, settings: Settings) -> None:
+    """Raises StudioError where something that would be read lies outside of the settings' roots,
+    before any of it is."""
+    for origin in origins(section):
+        for path in touched(origin, settings):
+            settings.confine(str(path))
+    for _, origin in _named_parts(section, settings):
+        for path in touched(origin, settings):
+            settings.confine(str(path))
 
 
 def _held(part: str, text: str, first: Origin, settings: Settings) -> Origin:

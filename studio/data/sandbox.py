@@ -1,14 +1,16 @@
 """Jinja that can do no harm: no way to Python's inside, no loop without an end, no endless text.
 
-Every round of a loop and every call of a macro is counted, and the clock is looked at. Whatever
-makes a text larger is measured before it does, or right after.
+Every round of a loop, every call of a macro and every element that a filter goes through is
+counted, and the clock is looked at. Whatever makes a text larger is measured before it does, or
+right after.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes, pass_context
@@ -16,6 +18,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 
 # Characters of one text, output included.
@@ -35,6 +38,14 @@ _FILTERS = _words(
     "abs capitalize count d default dictsort first float int items last length list lower map max "
     "min reject rejectattr replace reverse round select selectattr sort string sum title trim "
     "truncate unique upper wordcount"
+)
+# Of these, those that go through all elements.
+_THROUGH = _words("list map max min reject rejectattr select selectattr sort sum unique")
+# Without `in`: as a filter's test it goes through a whole list for each element of another.
+_TESTS = _words(
+    "!= < <= == > >= boolean defined divisibleby eq equalto even false float ge greaterthan gt "
+    "integer iterable le lessthan lower lt mapping ne none number odd sameas sequence string true "
+    "undefined upper"
 )
 _METHODS = {
     str: _words(
@@ -134,8 +145,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             keep_trailing_newline=True,
         )
         self.filters = {name: FILTERS[name] for name in _FILTERS}
+        self.filters |= {name: _counted(FILTERS[name]) for name in _THROUGH}
         self.filters |= {"join": _join, "replace": _replace, "tojson": bounded_json}
         self.filters |= {"tick": _tick, "concat": _concat, "made": _made}
+        self.tests = {name: TESTS[name] for name in _TESTS}
         for name in ("lipsum", "cycler", "joiner"):
             del self.globals[name]
 
@@ -235,6 +248,26 @@ def _filter(of: nodes.Expr, name: str, line: int) -> nodes.Filter:
     return nodes.Filter(of, name, [], [], None, None, lineno=line)
 
 
+def _counted(through: Callable[..., Any]) -> Callable[..., Any]:
+    """Jinja's filter, with a round for each of the elements that it goes through."""
+    at = 1 if hasattr(through, "jinja_pass_arg") else 0
+
+    @wraps(through)
+    def counted(*given: Any, **named: Any) -> Any:
+        return through(*given[:at], _rounds(given[at]), *given[at + 1 :], **named)
+
+    return counted
+
+
+def _rounds(elements: Iterable[Any]) -> Iterator[Any]:
+    """The elements, each of them a round and measured: a few may be written, or compared, often."""
+    budget = _budget.get()
+    for element in elements:
+        if budget is not None:
+            budget.tick()
+        yield fitting(element)
+
+
 # Those that ask for the context are not computed while the template is compiled.
 @pass_context
 def _tick(context: Context, value: Any) -> None:
@@ -256,7 +289,7 @@ def _concat(context: Context, parts: list[Any]) -> str:
 
 
 def _join(value: Any, sign: str = "") -> str:
-    texts = [str(_written(part)) for part in value]
+    texts = [str(_written(part)) for part in _rounds(value)]
     fitting_size(sum(map(len, texts)) + len(sign) * len(texts))
     return sign.join(texts)
 

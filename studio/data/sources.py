@@ -99,6 +99,22 @@ def find(origin: Origin, encoding: str, settings: Settings) -> Opened:
     return Files(*_files(found, encoding), settings)
 
 
+def touched(origin: Origin, settings: Settings) -> Iterator[Path]:
+    """Whatever `find` reads on this disk, each before anything in it is looked at: who may not read
+    all of the disk judges it. Raises StudioError where the source is not there."""
+    found = locate(origin.path, settings)
+    if found is None:
+        return
+    yield found
+    if (found / _SPLITS).is_file():
+        yield found / _SPLITS
+        found = _split_of(found, origin.split)
+        yield found
+    if (found / _STATE).is_file():
+        yield found / _STATE
+    yield from _paths(found)[0]
+
+
 def has_splits(origin: Origin, settings: Settings) -> bool:
     """Whether the source has splits with names."""
     found = locate(origin.path, settings)
@@ -107,7 +123,9 @@ def has_splits(origin: Origin, settings: Settings) -> bool:
 
 def _split_of(folder: Path, split: str) -> Path:
     splits = _json(folder / _SPLITS).get("splits", [])
-    if split not in splits:
+    # What came from elsewhere may name a folder beside this one.
+    plain = Path(split).name == split != ".."
+    if split not in splits or not plain:
         raise StudioError(
             f"{folder.name} has no split {split}.", f"It has {', '.join(map(str, splits))}."
         )
@@ -124,11 +142,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _files(found: Path, encoding: str) -> tuple[tuple[File, ...], tuple[str, ...]]:
     """The files that are meant, and what is to be said of others."""
+    paths, notes = _paths(found)
+    return tuple(look(path, encoding) for path in paths), notes
+
+
+def _paths(found: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Where they lie; none is looked at."""
     if not found.is_dir():
-        return (look(found, encoding),), ()
+        return [found], ()
     if (found / _STATE).is_file():
         named = [Path(str(f["filename"])).name for f in _json(found / _STATE)["_data_files"]]
-        return tuple(look(found / name, encoding) for name in named), ()
+        return [found / name for name in named], ()
     inside = sorted(p for p in found.iterdir() if p.is_file() and is_data(p))
     # An empty one of several is no fault: tools that write in parts leave such.
     full = [path for path in inside if path.stat().st_size] or inside
@@ -137,7 +161,7 @@ def _files(found: Path, encoding: str) -> tuple[tuple[File, ...], tuple[str, ...
             f"{found.name} holds no data files.", f"They end in {', '.join(SUFFIXES[:7])}."
         )
     notes = tuple(f"{path.name} is empty and left out." for path in inside if path not in full)
-    return tuple(look(path, encoding) for path in full), notes
+    return full, notes
 
 
 class Files:

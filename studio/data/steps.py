@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from studio.data.convert import to_example, with_system
+from studio.data.convert import to_example, unread_keys, with_system
 from studio.data.example import (
     SOFT_FAULTS,
     Broken,
@@ -86,6 +86,12 @@ class Look:
         if isinstance(row, Broken) or self._section.prompt_template:
             return []
         return glimpse(row, self._layout(row))
+
+    def unread(self, row: Row | Broken) -> set[str]:
+        """The keys in its turns under which something stands that is not read."""
+        if isinstance(row, Broken) or self._section.prompt_template:
+            return set()
+        return unread_keys(row, self._layout(row))
 
     def _layout(self, row: Row) -> Layout:
         return self._layouts[row.source if isinstance(row, Tagged) else 0]

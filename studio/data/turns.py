@@ -19,6 +19,13 @@ _ROLES = {
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _ROLE_KEYS = ("role", "from")
 _TEXT_KEYS = ("content", "value", "text")
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+# What else is read of a turn, by who speaks.
+_MORE = {
+    "assistant": ("tool_calls", "function_call", "weight", *_THOUGHTS),
+    "call": ("weight", *_THOUGHTS),
+    "tool": ("name", "tool_call_id"),
+}
 
 
 def is_turn(value: Any, role_key: str = "") -> bool:
@@ -54,6 +61,24 @@ def messages(value: Any, column: str) -> list[Message]:
     return found
 
 
+def pairs(value: Any, column: str) -> list[Message]:
+    """The column's pairs of a question and its answer as messages. Raises RowError."""
+    value = _json(value, f"`{column}`") if isinstance(value, str) else value
+    if not isinstance(value, list) or any(not isinstance(p, list) or len(p) != 2 for p in value):
+        raise RowError(
+            f"`{column}` is not a list of pairs of a question and its answer.",
+            'Write it as [["question", "answer"], ...], or drop the column.',
+        )
+    found: list[Message] = []
+    for number, pair in enumerate(value, 1):
+        where = f"Pair {number} of `{column}`"
+        asked, answer = (text(said, where) for said in pair)
+        if not answer.strip():
+            raise empty_answer(where)
+        found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return found
+
+
 def _message(turn: Any, where: str) -> Message:
     role_key = _key(turn, _ROLE_KEYS)
     if role_key is None:
@@ -71,7 +96,8 @@ def _message(turn: Any, where: str) -> Message:
     text_key = _key(turn, _TEXT_KEYS)
     content = turn[text_key] if text_key else None
     if role == "call":
-        return {"role": "assistant", "content": "", "tool_calls": calls(content, where)}
+        made = {"role": "assistant", "content": "", "tool_calls": calls(content, where)}
+        return made | _aside(turn)
     called = [turn[key] for key in ("tool_calls", "function_call") if turn.get(key) not in NOTHING]
     if text_key is None and not called:
         raise RowError(f"{where} lacks `content` or `value`.", "Add it, or remove the turn.")
@@ -82,9 +108,46 @@ def _message(turn: Any, where: str) -> Message:
         message["tool_calls"] = calls(called[0], where)
     if role == "assistant" and not called and not message["content"].strip():
         raise empty_answer(where)
-    if role == "tool" and isinstance(turn.get("name"), str) and turn["name"]:
-        message["name"] = turn["name"]
+    if role == "assistant":
+        message |= _aside(turn)
+    if role == "tool":
+        message |= {key: turn[key] for key in _MORE["tool"] if _is_said(turn.get(key))}
     return message
+
+
+def _is_said(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _aside(turn: Mapping[str, Any]) -> Message:
+    """What an answer has beside its words: its thoughts, and that it is not to be learned."""
+    thoughts = next((turn[key] for key in _THOUGHTS if _is_said(turn.get(key))), None)
+    found: Message = {} if thoughts is None else {"reasoning_content": text(thoughts, "A thought")}
+    return found | {"weight": 0} if _weight(turn) == 0 else found
+
+
+def _weight(turn: Mapping[str, Any]) -> float | None:
+    """The turn's weight where it is one that is known: 0 or 1."""
+    weight = turn.get("weight")
+    return weight if isinstance(weight, int | float) and weight in (0, 1) else None
+
+
+def unread(value: Any) -> set[str]:
+    """The keys of turns under which something stands that is not read. Of what are no turns, none
+    are told."""
+    if isinstance(value, str) and is_turns(value):
+        value = json.loads(value)
+    found: set[str] = set()
+    for turn in [value] if is_turn(value) else value if is_turns(value) else ():
+        key = _key(turn, _ROLE_KEYS)
+        role = _ROLE_OF.get(str(turn[key]).lower()) if key else None
+        if role is None:
+            continue
+        read = {*_ROLE_KEYS, *_TEXT_KEYS, *_MORE.get(role, ())}
+        found |= {str(k) for k, inner in turn.items() if k not in read and inner not in NOTHING}
+        if "weight" in read and turn.get("weight") is not None and _weight(turn) is None:
+            found.add("weight")
+    return found
 
 
 def role_of(turn: Mapping[str, Any]) -> str:

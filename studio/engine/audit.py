@@ -73,7 +73,7 @@ class Audit:
             report.stage("comparing rows")
             sums = Sums.of(self.data, positions, part, noted, languages.names, report)
             facts = Facts(self.spec, self.data, encoder, self.context, positions, noted, sums)
-            found = (*findings(facts), *self._template(bool(noted.has("tools").any())))
+            found = (*findings(facts), *self._template(noted))
         lengths = histogram(sums.lengths, len(positions), self.spec.train.max_length)
         seconds = round(time.monotonic() - began, 2)
         ranked = sorted(found, key=lambda f: ("stop", "warn", "info").index(f.severity))
@@ -100,10 +100,15 @@ class Audit:
         finally:
             gc.unfreeze()
 
-    def _template(self, tools: bool) -> list[Finding]:
+    def _template(self, noted: Noted) -> list[Finding]:
         if self.data.kind == "text":
             return []
-        found = template.examine(self.tokenizer.tokenizer, self.spec.data, tools=tools)
+        found = template.examine(
+            self.tokenizer.tokenizer,
+            self.spec.data,
+            tools=bool(noted.has("tools").any()),
+            thoughts=bool(noted.has("thoughts").any()),
+        )
         # Where everything is learned, no answer has to be found.
         free = self.spec.data.train_on == "everything"
         return [f for f in found if not (free and f.severity == "stop")]

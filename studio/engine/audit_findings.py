@@ -14,10 +14,13 @@ from studio.engine.encode import Encoder
 from studio.spec import Filter, RunSpec
 
 _STOP = ("broken", "unreadable", "empty_answer", "rejected", "nothing_trained")
-_INFO = ("other_language",)
+_INFO = ("other_language", "turn_keys")
+# So many of the rows that have some are asked for their keys.
+_ASKED = 100
 # An answer that is given so often is worth a look: by so many rows, and by one row in so many.
 _OFTEN, _SHARE = 20, 100
 _SHOWN = 160
+_NAMED = 5
 # A longer answer is not one that people would filter by.
 _FILTERED = 200
 
@@ -90,6 +93,8 @@ def _words(facts: Facts) -> dict[str, str]:
         + f" that another row gave before.{_most_given(facts)}",
         "same_pair": n("same_pair", "has", "have")
         + " the same answer as the better and the worse.",
+        "turn_keys": n("turn_keys", "has", "have")
+        + f" something in the turns that is not read, under {_unread(facts)}.",
         "other_language": be("other_language")
         + f" in another language than most, which are in {_named(facts)}.",
     }
@@ -108,6 +113,14 @@ def _reasons(counts: dict[str, int | float]) -> str:
         (rest, "lacking a part"),
     )
     return ", ".join(f"{count:,} {words}" for count, words in told if count)
+
+
+def _unread(facts: Facts) -> str:
+    found: set[str] = set()
+    for at in np.flatnonzero(facts.sums.which["turn_keys"])[:_ASKED]:
+        found |= facts.data.unread(facts.data.row(int(facts.positions[at])))
+    more = " and others" if len(found) > _NAMED else ""
+    return ", ".join(f"`{key}`" for key in sorted(found)[:_NAMED]) + more
 
 
 def _given(facts: Facts) -> tuple[int, int]:
@@ -191,6 +204,8 @@ def _damaged(example: Example) -> str:
 
 
 def _remedy(facts: Facts, fault: str, count: int) -> dict[str, Any] | None:
+    if fault == "turn_keys":
+        return None
     if fault == "duplicate_answer":
         return _without_answer(facts) or drop(fault)
     if fault == "cut":

@@ -12,7 +12,7 @@ from numpy.lib.format import open_memmap
 from studio.data import Broken, Data, Example, Numbers, Row, RowError, likeness, soft_faults
 from studio.data.alike import PERMUTATIONS, Keys, Signatures, marks
 from studio.data.cache import check_disk
-from studio.data.example import last_answer
+from studio.data.example import last_answer, thoughts
 from studio.data.languages import Languages
 from studio.engine.audit_tokens import Measured, Measurer
 from studio.errors import StudioError
@@ -31,6 +31,8 @@ FLAGS = (
     "non_text",
     "unknown_role",
     "tools",
+    "turn_keys",
+    "thoughts",
 )
 # Rows that are encoded together.
 CHUNK = 500
@@ -118,6 +120,10 @@ class Examiner:
             self._flag(at, *soft_faults(example))
             if uses_tools(example):
                 self._flag(at, "tools")
+            if any(map(thoughts, (*example.messages, *example.chosen, *example.rejected))):
+                self._flag(at, "thoughts")
+            if self.data.unread(row):
+                self._flag(at, "turn_keys")
             # Eight bytes are enough to tell a million answers apart.
             self.noted.answer[at] = _hashed(last_answer(example))
             places.append(at)

@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 NEAR = Drop(what="near_duplicate").threshold
 _SHARES = (50, 90, 95, 99)
 # What is told of other flags, and is no count of its own.
-_SILENT = ("tools",)
+_SILENT = ("tools", "thoughts")
 
 
 @dataclass(frozen=True)

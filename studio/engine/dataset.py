@@ -132,6 +132,7 @@ def _write(
     encoder = Encoder.of(tokenizer, spec)
     parts, tally = data.parts(spec.train.seed), Tally()
     total = sum(len(getattr(parts, part)) for part in PARTS)
+    tally.held = total - len(parts.train)
     empty = []
     for part in PARTS:
         positions = getattr(parts, part)
@@ -140,9 +141,11 @@ def _write(
         path = folder / f"{part}.arrow"
         kept = 0
         with ArrowWriter(features=_features(spec.train.trainer), path=str(path)) as writer:
-            for batch in _batches(data, positions, encoder, spec, tally, report, total):
-                writer.write_batch(batch)
-                kept += len(batch["position"])
+            for found in _encoded(data, positions, encoder, spec, tally, report, total):
+                writer.write_batch(_columns(spec.train.trainer, found))
+                kept += len(found)
+                for position, row in found:
+                    tally.leaks.add(part, position, _said(spec.train.trainer, row))
             writer.finalize()
         if not kept:
             path.unlink()
@@ -155,7 +158,14 @@ def _write(
     return {"counts": tally.counts, "notes": told}
 
 
-def _batches(
+def _said(trainer: str, row: Encoded) -> str:
+    """Everything that a row says: another text, answer or verdict makes it another row."""
+    answer = reference_answer(row.example) if trainer == "grpo" else ""
+    texts = [sequence.text for sequence in row.sequences]
+    return json.dumps([*texts, answer, row.example.label])
+
+
+def _encoded(
     data: Data,
     positions: Numbers,
     encoder: Encoder,
@@ -163,7 +173,8 @@ def _batches(
     tally: Tally,
     report: Report,
     total: int,
-) -> Iterator[dict[str, list[Any]]]:
+) -> Iterator[list[tuple[int, Encoded]]]:
+    """The rows that are kept, with their positions, a chunk at a time."""
     for chunk, rows in data.iterate(positions, _CHUNK):
         report.stage(f"tokenizing {tally.rows} of {total}", tally.rows, total)
         tally.rows += len(rows)
@@ -182,7 +193,7 @@ def _batches(
             places.append(position)
         kept = _kept(data, encoder.encode(examples), places, tally)
         if kept:
-            yield _columns(spec.train.trainer, kept)
+            yield kept
 
 
 def _kept(
@@ -198,12 +209,18 @@ def _kept(
             continue
         if isinstance(found, StudioError):
             raise found
+        faults = {}
         if found.cut:
-            tally.add("cut", position)
+            faults["cut"] = ""
         if not found.learns:
-            cut = "Its prompt is longer." if len(found.sequences[0].ranges) == 0 else ""
-            tally.add("nothing_trained", position, cut or "All of its answers are cut off.")
-        elif not found.cut or "cut" not in data.token_drops:
+            empty = len(found.sequences[0].ranges) == 0
+            why = "Its prompt is longer." if empty else "All of its answers are cut off."
+            faults["nothing_trained"] = why
+        # What a step leaves out for one fault can do no harm by another.
+        gone = [fault for fault in faults if fault in data.token_drops]
+        for fault in gone[:1] or faults:
+            tally.add(fault, position, faults[fault])
+        if found.learns and not gone:
             kept.append((position, found))
     return kept
 

@@ -212,16 +212,26 @@ class Encoder:
 
     def _chat(self, example: Example) -> tuple[str, list[Span]]:
         messages, tools = example.messages, example.tools
-        if self.train_on == "everything":
+        silent = [m.get("weight") == 0 for m in messages if m["role"] == "assistant"]
+        if self.train_on == "everything" and not any(silent):
             text = self.renderer.whole(messages, tools)
             return text, [(0, len(text))]
         text, spans = self.renderer.answers(messages, tools)
-        if self.train_on == "assistant":
+        if self.train_on == "assistant" and not any(silent):
             return text, spans
         _refuse_odd_marks(spans, messages)
-        if self.train_on == "last":
-            return text, spans[-1:]
-        return text, spans[-_answers_after_the_last_question(messages) :]
+        if self.train_on == "everything":
+            return text, _around(spans, silent, len(text))
+        last = 1 if self.train_on == "last" else _answers_after_the_last_question(messages)
+        count = len(spans) if self.train_on == "assistant" else last
+        learned = [s for s, no in zip(spans[-count:], silent[-count:], strict=True) if not no]
+        if not learned:
+            raise RowError(
+                "Its answers have the weight 0, so there is nothing to learn of it.",
+                "Drop such rows, or give an answer the weight 1.",
+                "nothing_trained",
+            )
+        return text, learned
 
     def _answer(self, example: Example, answer: list[Message]) -> tuple[str, list[Span]]:
         """The prompt with one of its answers, which is learned, and nothing after it: dpo and kto
@@ -239,6 +249,15 @@ class Encoder:
 
     def _begin(self, text: str) -> str:
         return "" if not self._bos or text.startswith(self._bos) else self._bos
+
+
+def _around(spans: Sequence[Span], silent: Sequence[bool], end: int) -> list[Span]:
+    """All of a text of that length but the spans that are silent."""
+    edges = [0]
+    for span, left_out in zip(spans, silent, strict=True):
+        edges += span if left_out else ()
+    edges.append(end)
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
 def _after_one_prompt(chosen: Tokens, rejected: Tokens) -> list[Tokens]:

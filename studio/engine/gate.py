@@ -1,7 +1,10 @@
 """The gate before a run: what would ruin it stops it in words, unless it is accepted by name."""
 
+import hashlib
+from array import array
 from dataclasses import dataclass, field
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from studio.data import Data
@@ -21,10 +24,39 @@ _SAID = {
 
 
 @dataclass
+class Leaks:
+    """Which rows that are held back say, letter by letter, what a row to learn from says. Eight
+    bytes of each are kept, which are enough to tell a million rows apart."""
+
+    learned: "array[int]" = field(default_factory=lambda: array("Q"))
+    held: "array[int]" = field(default_factory=lambda: array("Q"))
+    positions: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def add(self, part: str, position: int, said: str) -> None:
+        """Notes what the row of a part says."""
+        raw = hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=8).digest()
+        number = int.from_bytes(raw, "little")
+        if part == "train":
+            self.learned.append(number)
+        else:
+            self.held.append(number)
+            self.positions.append(position)
+
+    def found(self) -> list[int]:
+        """The positions of those that are held back."""
+        again = np.isin(np.array(self.held, np.uint64), np.array(self.learned, np.uint64))
+        positions: list[int] = np.array(self.positions, np.int64)[again].tolist()
+        return positions
+
+
+@dataclass
 class Tally:
-    """What came up while rows were tokenized: counts by fault, and the first row of each."""
+    """What came up while rows were tokenized: counts by fault, and the first row of each. `held` of
+    the rows are held back."""
 
     rows: int = 0
+    held: int = 0
+    leaks: Leaks = field(default_factory=Leaks)
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -50,17 +82,30 @@ def refuse_template(tokenizer: PreTrainedTokenizerBase, spec: RunSpec, data: Dat
 def refuse_rows(tally: Tally, spec: RunSpec, data: Data) -> None:
     """Raises StudioError for rows that would ruin the run. Those that a step drops may go."""
     found = []
+    left = tally.rows - sum(tally.counts.get(fault, 0) for fault in data.token_drops)
     for fault in sorted(tally.counts, key=list(_SAID).index):
         count = tally.counts[fault]
         # The end of a few long rows may be missed.
-        if fault in _dropped(spec) or (fault == "cut" and 2 * count < tally.rows):
+        if fault in _dropped(spec) or (fault == "cut" and 2 * count < left):
             continue
         said = _SAID[fault].format(length=f"{spec.train.max_length:,}")
         position, why = tally.first[fault]
         first = f"{data.where(position)}{f': {why}' if why else '.'}"
         words = f"{count:,} of {tally.rows:,} rows {said}; the first is {first}"
         found.append(Finding(fault, "stop", count, words, remedy=drop(fault)))
+    leaked = tally.leaks.found()
+    # As in the audit: of very many rows, a few are alike by chance.
+    if 100 * len(leaked) > tally.held:
+        words = f"{_leaked(leaked, tally)}; the first is {data.where(min(leaked))}."
+        found.append(Finding("leaked", "stop", len(leaked), words, remedy=drop("leaked")))
     _refuse(found, spec)
+
+
+def _leaked(leaked: list[int], tally: Tally) -> str:
+    return (
+        f"{len(leaked):,} of {tally.held:,} rows that are held back say the same as a row that is "
+        "learned, so the loss on them would promise too much"
+    )
 
 
 def notes(tally: Tally, spec: RunSpec) -> list[str]:
@@ -73,6 +118,8 @@ def notes(tally: Tally, spec: RunSpec) -> list[str]:
         else:
             said = f"{_SAID[fault]} and were left out"
         told.append(f"{count:,} of {tally.rows:,} rows {said}.")
+    if leaked := tally.leaks.found():
+        told.append(f"{_leaked(leaked, tally)}.")
     return told
 
 

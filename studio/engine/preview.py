@@ -79,8 +79,8 @@ class Preview:
         """Batch `number`, from 0, of the first epoch, exactly as a run of `spec` gets it: of which
         rows it is made, how long they are, its shape, how many of its tokens are learned and how
         many only fill it up, and its digest; and of the whole epoch how many `prepared` rows became
-        how many `sequences`, where they are packed with how much of these full. Raises
-        StudioError."""
+        how many `sequences`, where they are packed by which `strategy` and with how much of these
+        full. Raises StudioError."""
         # Here: they bring trl with them, and a row is shown without.
         report.stage("loading the libraries")
         from studio.engine import batches
@@ -107,6 +107,7 @@ class Preview:
             "batches": count,
             "prepared": len(prepared.train),
             "sequences": len(rows),
+            "strategy": spec.train.packing_strategy,
             "packed_full": used and round(used / (len(rows) * spec.train.max_length), 4),
             **_described(chosen, made, batches.digest(made)),
         }

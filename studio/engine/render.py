@@ -42,6 +42,8 @@ CHOOSE_TEMPLATE = (
     "Instruct version."
 )
 _SAID = {"role", "content"}
+# What a template may write around the content.
+_BESIDE = {"tool_calls", "reasoning_content"}
 # Words that no template has of its own.
 _PROBE = ("Qzq1", "Azq1", "Qzq2", "Azq2")
 
@@ -106,7 +108,7 @@ class Renderer:
         text, spans = self._rendered(messages, tools, False, spans=marked)
         if not marked:
             plain = tools is None and all(
-                m["role"] != "tool" and "tool_calls" not in m for m in messages
+                m["role"] != "tool" and not m.keys() & _BESIDE for m in messages
             )
             found = self._strung(messages, text) if plain else None
             spans = found if found is not None else self._exact(messages, tools, text)
@@ -125,7 +127,7 @@ class Renderer:
                 if not spans and tools is None and _is_plain(messages):
                     return self._plainly(messages, prompt), []
                 rendered, found = render_jinja_template(
-                    conversations=[list(messages)],
+                    conversations=[[_without_weight(message) for message in messages]],
                     tools=tools,
                     chat_template=self.template(bool(tools)),
                     return_assistant_tokens_mask=spans,
@@ -266,6 +268,11 @@ class Renderer:
 
 def _is_plain(messages: Sequence[Message]) -> bool:
     return all(message.keys() == _SAID for message in messages)
+
+
+def _without_weight(message: Message) -> Message:
+    """The message as a template may see it: what is learned of it is no part of what is said."""
+    return {key: value for key, value in message.items() if key != "weight"}
 
 
 def _refuse_gaps(

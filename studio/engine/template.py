@@ -6,22 +6,25 @@ The findings about a template, by their id:
   tuned model would go on and on
 - unstable: earlier turns are written another way once more turns follow
 - ignores_tools: rows offer tools or call them, and the template writes nothing of that
+- ignores_thoughts: answers have thoughts of their own, and the template writes nothing of them
 - double_bos: the text begins with the beginning-of-text token twice
 - pad_is_eos: padding and end are one token; told, because with other tools that ruins a run
+- unchecked: the template refuses the small conversation by which one of these is told
 - new_tokens: marks of the template that are no tokens of this model, and so are cut in pieces
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from studio.data import Example
+from studio.data import Example, RowError
 from studio.data.findings import Finding
 from studio.engine.encode import Encoder
 from studio.engine.render import NO_TEMPLATE, Renderer
@@ -53,6 +56,7 @@ _HELLO = [
     {"role": "user", "content": "And what can you do?"},
     {"role": "assistant", "content": "I can help."},
 ]
+_THOUGHT = "A thought of the studio."
 _TOOL = {
     "type": "function",
     "function": {
@@ -74,6 +78,10 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+# As transformers has them.
+_EXTENSIONS = (_Generation, "jinja2.ext.loopcontrols")
+
+
 def source(section: DataSection) -> str | None:
     """The template's text where the section names one, None for the model's own."""
     if section.chat_template == "model":
@@ -92,10 +100,12 @@ def apply(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[str]
     if own is not None:
         tokenizer.chat_template = own
         try:
-            ImmutableSandboxedEnvironment(extensions=[_Generation]).parse(own)
-        except TemplateSyntaxError as error:
+            ImmutableSandboxedEnvironment(extensions=_EXTENSIONS).parse(own)
+        except (TemplateError, RecursionError) as error:
+            line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
+            reason = str(error.message if isinstance(error, TemplateError) else error).rstrip(".")
             raise StudioError(
-                f"The chat template is no Jinja: line {error.lineno}: {error.message}.", "Mend it."
+                f"The chat template is no Jinja: {line}{reason}.", "Mend it."
             ) from None
     added = missing_marks(tokenizer, section) if section.add_template_tokens else []
     if added:
@@ -122,9 +132,14 @@ def _has(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
 
 
 def examine(
-    tokenizer: PreTrainedTokenizerBase, section: DataSection, *, tools: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    section: DataSection,
+    *,
+    tools: bool = False,
+    thoughts: bool = False,
 ) -> list[Finding]:
-    """What is wrong with the template that `apply` gave the tokenizer; `tools`: rows use some.
+    """What is wrong with the template that `apply` gave the tokenizer; `tools`: rows use some;
+    `thoughts`: rows have thoughts beside their answers.
 
     Raises StudioError for a template that can't be used at all.
     """
@@ -133,18 +148,16 @@ def examine(
     if not tokenizer.chat_template:
         remedy = {"field": "data.chat_template", "value": "chatml"}
         return [Finding("no_template", "stop", 1, NO_TEMPLATE, remedy=remedy)]
-    found = _stability(tokenizer)
+    probe = _Probe(tokenizer, section)
+    found = probe.tried("whether earlier turns stay as they are", probe.stability)
     if not found or found[0].severity != "stop":
-        found += _endings(tokenizer, section)
-    text = Renderer(tokenizer).text(_HELLO)
-    bos = tokenizer.bos_token
-    if bos and text.startswith(bos + bos):
-        words = f"The chat template begins every text with {bos} twice, which no model has seen."
-        found.append(Finding("double_bos", "warn", 1, words, remedy=_one_bos(section)))
-    if tools and _TOOL["function"]["name"] not in Renderer(tokenizer).text(_HELLO, [_TOOL]):  # type: ignore[index]
-        words = "Rows use tools, and the chat template writes nothing of them."
-        remedy = {"field": "data.chat_template", "value": "chatml"}
-        found.append(Finding("ignores_tools", "stop", 1, words, remedy=remedy))
+        found += probe.tried("how an answer ends", lambda: _endings(tokenizer, section))
+    found += probe.tried("how a text begins", probe.begin)
+    if tools:
+        found += probe.tried("whether it knows tools", probe.tools)
+    if thoughts:
+        found += probe.tried("whether it knows thoughts", probe.thoughts)
+    found += probe.unchecked()
     missing = missing_marks(tokenizer, section)
     if missing:
         words = (
@@ -154,6 +167,76 @@ def examine(
         add: dict[str, Any] = {"field": "data.add_template_tokens", "value": True}
         found.append(Finding("new_tokens", "warn", len(missing), words, remedy=add))
     return found
+
+
+class _Probe:
+    """Small conversations that the template is tried on. It may refuse them and be right for the
+    rows: what could not be checked then is told, and harms nothing."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, section: DataSection) -> None:
+        self._tokenizer = tokenizer
+        self._section = section
+        self._renderer = Renderer(tokenizer)
+        self._missed: list[str] = []
+        self._why = ""
+
+    def tried(self, what: str, probe: Callable[[], list[Finding]]) -> list[Finding]:
+        """What the probe finds, or nothing where the template refuses it."""
+        try:
+            return probe()
+        except RowError as error:
+            self._missed.append(what)
+            self._why = self._why or error.message
+            return []
+
+    def unchecked(self) -> list[Finding]:
+        """What could not be checked."""
+        if not self._missed:
+            return []
+        words = f"It could not be checked {', '.join(self._missed)}. {self._why.rstrip('.')}."
+        return [Finding("unchecked", "warn", len(self._missed), words)]
+
+    def stability(self) -> list[Finding]:
+        """Whether earlier turns are written as they were once more turns follow."""
+        whole, first = self._renderer.text(_HELLO), self._renderer.text(_HELLO[:2])
+        if whole.startswith(first.rstrip()):
+            return []
+        words = "The chat template writes earlier turns another way once more turns follow. "
+        try:
+            self._renderer.answers(_HELLO)
+        except StudioError:
+            words += "So it can't be told where an answer stands."
+            everything = {"field": "data.train_on", "value": "everything"}
+            return [Finding("unstable", "stop", 1, words, remedy=everything)]
+        words += "What is learned of them is what is shown here, not what the model had written."
+        last = {"field": "data.train_on", "value": "last"}
+        return [Finding("unstable", "warn", 1, words, remedy=last)]
+
+    def begin(self) -> list[Finding]:
+        """Whether the text begins with the beginning-of-text token twice."""
+        bos = self._tokenizer.bos_token
+        if not bos or not self._renderer.text(_HELLO).startswith(bos + bos):
+            return []
+        words = f"The chat template begins every text with {bos} twice, which no model has seen."
+        return [Finding("double_bos", "warn", 1, words, remedy=_one_bos(self._section))]
+
+    def tools(self) -> list[Finding]:
+        """Whether tools are written."""
+        if _TOOL["function"]["name"] in self._renderer.text(_HELLO, [_TOOL]):  # type: ignore[index]
+            return []
+        words = "Rows use tools, and the chat template writes nothing of them."
+        remedy = {"field": "data.chat_template", "value": "chatml"}
+        return [Finding("ignores_tools", "stop", 1, words, remedy=remedy)]
+
+    def thoughts(self) -> list[Finding]:
+        """Whether the thoughts before an answer are written."""
+        thinking = [*_HELLO[:-1], _HELLO[-1] | {"reasoning_content": _THOUGHT}]
+        if _THOUGHT in self._renderer.text(thinking):
+            return []
+        words = (
+            "Rows have thoughts beside their answers, and the chat template writes none of them."
+        )
+        return [Finding("ignores_thoughts", "warn", 1, words)]
 
 
 def _one_bos(section: DataSection) -> dict[str, Any]:
@@ -171,11 +254,10 @@ def _endings(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[F
         example = Example("completion", prompt="Question", completion="Answer")
     else:
         example = Example("chat", messages=_HELLO)
-    learned = Encoder(tokenizer, "last", 10**6).one(example).sequences[0]
+    # Where all of a conversation is learned it is of no matter how an answer ends.
+    free = section.train_on == "everything" and not section.prompt_template
     ends = {tokenizer.eos_token_id, *_stops(tokenizer)}
-    start, end = learned.ranges[0]
-    last = learned.encoding.ids[end - 1] if end > start else None
-    if last not in ends:
+    if not free and _last_learned(tokenizer, section, example) not in ends:
         words = (
             "The end of an answer is no token at which the model stops: what is tuned would not "
             "know when to end."
@@ -195,25 +277,17 @@ def _endings(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> list[F
     return found
 
 
+def _last_learned(
+    tokenizer: PreTrainedTokenizerBase, section: DataSection, example: Example
+) -> int | None:
+    """The last token that is learned of the example, or None where none is."""
+    learned = Encoder(tokenizer, section.train_on, 10**6).one(example).sequences[0]
+    start, end = learned.ranges[-1] if learned.ranges else (0, 0)
+    return learned.encoding.ids[end - 1] if end > start else None
+
+
 def _stops(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Special tokens that end a turn in one of the families that are known here."""
     names = {*_ENDS.values(), "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<turn|>"}
     found = {tokenizer.backend_tokenizer.token_to_id(name) for name in names}
     return {token for token in found if token is not None}
-
-
-def _stability(tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
-    renderer = Renderer(tokenizer)
-    whole, first = renderer.text(_HELLO), renderer.text(_HELLO[:2])
-    if whole.startswith(first.rstrip()):
-        return []
-    words = "The chat template writes earlier turns another way once more turns follow. "
-    try:
-        renderer.answers(_HELLO)
-    except StudioError:
-        words += "So it can't be told where an answer stands."
-        everything = {"field": "data.train_on", "value": "everything"}
-        return [Finding("unstable", "stop", 1, words, remedy=everything)]
-    words += "What is learned of them is what is shown here, not what the model had written."
-    last = {"field": "data.train_on", "value": "last"}
-    return [Finding("unstable", "warn", 1, words, remedy=last)]

@@ -1,7 +1,7 @@
 """Work that outlives the page: runs, exports and the model child."""
 
 from studio.jobs.again import branch, extend, resume
-from studio.jobs.audit import audit, audit_going, audit_result, stop_audit
+from studio.jobs.audit import audit, audit_going, audit_result, refuse_found, stop_audit
 from studio.jobs.bench import Bench
 from studio.jobs.conduct import ensure, make_ready
 from studio.jobs.export import export, refuse
@@ -47,6 +47,7 @@ __all__ = [
     "preview",
     "probe",
     "refuse",
+    "refuse_found",
     "remove",
     "resume",
     "start",

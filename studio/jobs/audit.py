@@ -18,7 +18,7 @@ import psutil
 from studio import spec as specs
 from studio.data import fingerprint
 from studio.data.cache import key, stamp
-from studio.data.findings import Report
+from studio.data.findings import Report, blocking
 from studio.errors import StudioError
 from studio.jobs.spawn import alone, spawn, writing
 from studio.plan.catalogue import CATALOGUE
@@ -30,7 +30,7 @@ from studio.spec import ModelSection, RunSpec
 _LOOK_S = 0.15
 _KEPT = 50
 # Part of the name: another version counts other things.
-_VERSION = 2
+_VERSION = 3
 # What a tokenizer is made of, and the configuration with the length of its context.
 _TOKENIZER = (".json", ".jinja", ".model", ".txt")
 
@@ -61,6 +61,24 @@ def audit_result(settings: Settings, spec: RunSpec) -> Report | None:
         return Report.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def refuse_found(settings: Settings, spec: RunSpec) -> None:
+    """Raises StudioError where an audit with these settings has found what would ruin the run, and
+    that is not accepted. Rows that were not checked are left to the run, which looks at all."""
+    report = None
+    # Where the data can't be found, the run says so.
+    with suppress(StudioError):
+        report = audit_result(settings, spec)
+    stopping = blocking(report.findings, spec.data.accepted) if report else []
+    if stopping:
+        more = f" And {len(stopping) - 1} more of that kind." if len(stopping) > 1 else ""
+        named = ", ".join(finding.id for finding in stopping)
+        raise StudioError(
+            f"{stopping[0].words}{more}",
+            "Mend or accept it on the Data tab, under the findings; in a recipe, accept it by "
+            f"data.accepted: [{named}].",
+        )
 
 
 def keep_report(settings: Settings, spec: RunSpec, folder: Path, report: Report) -> None:
@@ -100,6 +118,9 @@ def audit_folder(settings: Settings, spec: RunSpec) -> Path:
         spec.train.max_length,
         spec.train.trainer,
         spec.train.seed,
+        spec.train.packing,
+        spec.train.packing_strategy,
+        spec.cpt.add_eos_token,
     ]
     return settings.home / "audits" / key(*told)
 

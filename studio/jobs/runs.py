@@ -13,6 +13,7 @@ import psutil
 from studio import spec as specs
 from studio.errors import StudioError
 from studio.jobs import conduct
+from studio.jobs.audit import refuse_found
 from studio.jobs.bench import Bench, Reply
 from studio.jobs.export import busy, export
 from studio.jobs.spawn import writing
@@ -29,8 +30,9 @@ _TERM_S = 15.0
 
 def start(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
     """Makes a run folder and has a worker started for it. Raises StudioError while another trains
-    or waits."""
+    or waits, and where an audit found what would ruin it."""
     settings.check_writable()
+    refuse_found(settings, spec)
     with writing(settings.home), queue.changing(store.root) as waiting:
         active = store.active()
         if active is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from studio.errors import Problem, SpecError, StudioError
 from studio.jobs import conduct
+from studio.jobs.audit import refuse_found
 from studio.jobs.spawn import writing
 from studio.runs import Run, RunStore, keep, queue
 from studio.settings import Settings
@@ -48,10 +49,13 @@ def sweep(
     paired: bool = False,
 ) -> list[Run]:
     """A run for each combination, at the end of the queue, with a title that says what differs and
-    a tag that all of them share. Raises SpecError with every wrong value; then none is made."""
+    a tag that all of them share. Raises SpecError with every wrong value, and StudioError where an
+    audit found what would ruin one of them; then none is made."""
     settings.check_writable()
     chosen = combinations(values, paired=paired)
     specs = list(_specs(spec, chosen))
+    for one in specs:
+        refuse_found(settings, one)
     tag = f"sweep-{time.strftime('%m%d-%H%M%S')}"
     runs: list[Run] = []
     with writing(settings.home):

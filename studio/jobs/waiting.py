@@ -2,6 +2,7 @@
 
 from studio.errors import StudioError
 from studio.jobs import conduct
+from studio.jobs.audit import refuse_found
 from studio.jobs.spawn import writing
 from studio.plan.device import gpu_lock
 from studio.runs import Run, RunStore, queue
@@ -11,8 +12,10 @@ from studio.spec import RunSpec
 
 
 def enqueue(store: RunStore, settings: Settings, spec: RunSpec, name: str) -> Run:
-    """A new run at the end of the queue; it starts when those before it have ended."""
+    """A new run at the end of the queue; it starts when those before it have ended. Raises
+    StudioError where an audit found what would ruin it."""
     settings.check_writable()
+    refuse_found(settings, spec)
     with writing(settings.home), queue.changing(store.root) as waiting:
         run = store.create(spec, name)
         waiting.append(run.id)

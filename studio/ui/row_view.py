@@ -8,18 +8,19 @@ from typing import Any
 from studio.errors import StudioError
 from studio.ui import html
 
+# What each strategy of packing does to rows.
+_PACKED = {
+    "bfd": "No row is cut for it, and none sees another.",
+    "bfd_split": "A row that is too long goes on in the next sequence, and none sees another.",
+    "wrapped": "A row may go on in the next sequence, and those in one sequence see each other.",
+}
 _NAMES = {"": "", "chosen": "the better answer", "rejected": "the worse answer"}
 
 
 def row(reply: dict[str, Any], found: dict[str, Any]) -> str:
     """The cards of one row of a preview; `found` is the row, `reply` what surrounds it."""
-    number = found["index"] + 1
-    total = reply["total"]
-    place = (
-        f"Row {number:,} of {total:,}" if number <= total else f"Held-back row {number - total:,}"
-    )
     part = {"train": "", "validation": " · for evaluation", "test": " · for the test"}
-    title = place + part.get(str(found.get("part")), "")
+    title = place(found["index"] + 1, reply["total"]) + part.get(str(found.get("part")), "")
     parts = [_talk(title, found)]
     if found.get("problem"):
         parts.append(
@@ -39,6 +40,13 @@ def row(reply: dict[str, Any], found: dict[str, Any]) -> str:
         )
     parts.append(raw(found.get("raw"), found.get("where", "")))
     return "".join(parts)
+
+
+def place(number: int, total: int) -> str:
+    """Which row it is; after the `total` that are split come those of held-out files."""
+    if number > total:
+        return f"Held-back row {number - total:,}"
+    return f"Row {number:,} of {total:,}"
 
 
 def _talk(title: str, found: dict[str, Any]) -> str:
@@ -82,7 +90,7 @@ def batch(reply: dict[str, Any]) -> str:
     if reply["packed_full"]:
         packing = (
             f"Packing puts {reply['prepared']:,} rows into {reply['sequences']:,} sequences, "
-            f"{100 * reply['packed_full']:.0f} % full. No row is cut for it, and none sees another."
+            f"{100 * reply['packed_full']:.0f} % full. {_PACKED[reply['strategy']]}"
         )
     else:
         packing = "Each row stands by itself, for packing is off."

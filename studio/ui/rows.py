@@ -12,16 +12,16 @@ from studio.data import (
     Data,
     Layout,
     RowError,
+    confine,
     is_ready,
     locate,
     open_data,
     peek,
     to_example,
 )
-from studio.data.findings import blocking
 from studio.errors import StudioError
 from studio.settings import Settings
-from studio.spec import DataSection, RunSpec
+from studio.spec import RunSpec
 from studio.ui import audit_view, html, row_view, steps
 from studio.ui.context import lenient, model_folder
 from studio.ui.form import Tree
@@ -47,20 +47,9 @@ class Counts:
     test: int
 
 
-def confined(settings: Settings, data: DataSection) -> None:
-    """Raises StudioError where a source lies outside of what the page may read."""
-    parts = [text for text in (data.validation, data.test) if "/" in text or "." in text]
-    for path in (data.path, *(source.path for source in data.also), *parts):
-        if path.rstrip("%").replace(".", "").isdecimal():
-            continue
-        found = locate(path, settings)
-        if found is not None:
-            settings.confine(str(found))
-
-
 def opened(settings: Settings, spec: RunSpec) -> Data | None:
     """The data where it can be opened at once. Raises StudioError where it never can."""
-    confined(settings, spec.data)
+    confine(spec.data, settings)
     return open_data(spec.data, settings) if is_ready(spec.data, settings) else None
 
 
@@ -76,14 +65,8 @@ def counts(settings: Settings, spec: RunSpec) -> Counts | None:
 def judge(settings: Settings, spec: RunSpec) -> None:
     """Raises StudioError where the data can't be trained on, as far as that is known here: the
     first rows are looked at, and what an audit found counts. The run looks at all of them."""
-    confined(settings, spec.data)
-    report = jobs.audit_result(settings, spec)
-    stopping = blocking(report.findings, spec.data.accepted) if report else []
-    if stopping:
-        more = f" And {len(stopping) - 1} more of that kind." if len(stopping) > 1 else ""
-        raise StudioError(
-            f"{stopping[0].words}{more}", "Mend or accept it on the Data tab, under the findings."
-        )
+    confine(spec.data, settings)
+    jobs.refuse_found(settings, spec)
     if not is_ready(spec.data, settings):
         return
     data = open_data(spec.data, settings)
@@ -117,7 +100,7 @@ def page_start(number: int) -> int:
 def overview(settings: Settings, spec: RunSpec, number: int) -> Iterator[Overview]:
     """Words about the data, a page of its rows with row `number`, and its columns."""
     try:
-        confined(settings, spec.data)
+        confine(spec.data, settings)
         if not is_ready(spec.data, settings):
             yield from _indexed(settings, spec)
         data = open_data(spec.data, settings)
@@ -127,7 +110,7 @@ def overview(settings: Settings, spec: RunSpec, number: int) -> Iterator[Overvie
             for rows, words in ((parts.validation, "for evaluation"), (parts.test, "for the test"))
             if len(rows)
         ]
-        start = page_start(min(max(1, number), max(1, data.total)))
+        start = page_start(min(max(1, number), max(1, data.size)))
         shown = data.raw(start - 1, _PAGE)
         words = _facts(spec, data.layout, f"{data.total:,} rows", ", ".join(held))
         last = start + len(shown) - 1
@@ -190,7 +173,7 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
         data = opened(settings, spec)
         if data is not None:
             chat = _at_once(data, number)
-            if number > data.total:
+            if number > data.size:
                 yield chat
                 return
         for reply in jobs.preview(settings, spec, number - 1, 1, _TOKENS):
@@ -214,15 +197,15 @@ def at_once(settings: Settings, spec: RunSpec, number: int) -> str:
 
 def _at_once(data: Data, number: int) -> str:
     """The row as a chat, before any tokenizer is there."""
-    if number > data.total:
-        words = f"There is no row {number:,}; the last is {data.total:,}."
+    if number > data.size:
+        words = f"There is no row {number:,}; the last is {data.size:,}."
         return html.card("Row", html.soft(words))
     (row,) = data.raw(number - 1, 1)
     try:
         said, wrong = data.example(row).messages, ""
     except StudioError as error:
         said, wrong = data.glimpse(row), html.problem(error)
-    return html.card(f"Row {number:,} of {data.total:,}", html.bubbles(said), wrong)
+    return html.card(row_view.place(number, data.total), html.bubbles(said), wrong)
 
 
 def _row(reply: dict[str, Any], number: int, accepted: Sequence[str]) -> str:
@@ -239,6 +222,7 @@ def _row(reply: dict[str, Any], number: int, accepted: Sequence[str]) -> str:
 def lengths(settings: Settings, spec: RunSpec) -> Iterator[str]:
     """A histogram of lengths: of all rows where they were audited, else of a sample."""
     try:
+        confine(spec.data, settings)
         report = jobs.audit_result(settings, spec)
         if report is not None:
             found = report.lengths
@@ -253,7 +237,7 @@ def lengths(settings: Settings, spec: RunSpec) -> Iterator[str]:
 def batch(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
     """Batch `number` (from 1) of the first epoch."""
     try:
-        confined(settings, spec.data)
+        confine(spec.data, settings)
         for reply in jobs.batch(settings, spec, number - 1):
             done = reply.get("done")
             yield row_view.batch(reply) if done else html.wait(str(reply.get("stage", "")))
@@ -265,7 +249,7 @@ def find(settings: Settings, spec: RunSpec, text: str, after: int) -> Iterator[t
     """The number of the next row after `after` that holds the text, or 0, and words. After the
     last row it goes on with the first."""
     try:
-        confined(settings, spec.data)
+        confine(spec.data, settings)
         for begin in (after, 0):
             for reply in jobs.find(settings, spec, text, begin):
                 if not reply.get("done"):
@@ -290,7 +274,7 @@ def any_row(settings: Settings, spec: RunSpec, chance: float) -> int:
 def audit(settings: Settings, spec: RunSpec) -> Iterator[tuple[str, bool]]:
     """The audit's progress and at last its report; True while it goes on."""
     try:
-        confined(settings, spec.data)
+        confine(spec.data, settings)
         model_folder(settings, spec)
         for state in jobs.audit(settings, spec):
             yield html.wait(jobs.words(state)), True
@@ -303,7 +287,7 @@ def audit(settings: Settings, spec: RunSpec) -> Iterator[tuple[str, bool]]:
 def audited(settings: Settings, spec: RunSpec) -> tuple[str, bool]:
     """The report for these very settings, or what to do to get it; True while one is made."""
     try:
-        confined(settings, spec.data)
+        confine(spec.data, settings)
         report = jobs.audit_result(settings, spec)
         going = jobs.audit_going(settings, spec)
     except StudioError as error:

@@ -216,4 +216,6 @@ def _what(settings: Settings, store: RunStore, spec: RunSpec) -> str:
     ]
     if spec.train.trainer == "grpo":
         pairs.append(("Rewarded", *_rewarded(spec)))
-    return html.facts(pairs) + bar(made)
+    checked = jobs.audit_result(settings, spec) is not None
+    unchecked = "Not all rows were looked at yet: the Data tab does that, under “Check all rows”."
+    return html.facts(pairs) + bar(made) + ("" if checked else html.soft(unchecked))

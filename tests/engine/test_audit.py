@@ -154,6 +154,22 @@ def test_the_same_answer_twice_is_found_and_dropped(
     assert mended.counts["same_pair"] == 0 and mended.counts["rows"] == 2
 
 
+def test_what_is_not_read_of_turns_is_told(spec: RunSpec, audited: Audited, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "q", "name": "Ann"}, {"role": "assistant", "content": "a"}]
+    turns = [said, [said[0], {**said[1], "train": False}], [{**said[0], "name": ""}, said[1]]]
+    turns[2][1] = {**said[1], "thinking": "Hm.", "weight": 1}
+    path = tmp_path / "turns.jsonl"
+    path.write_text("".join(json.dumps({"messages": t}) + "\n" for t in turns), encoding="utf-8")
+    held = spec.model_dump(mode="json")
+    held["data"] |= {"path": str(path), "validation": "0"}
+    report = audited(parse(held))
+    found = {f.id: f for f in report.findings}
+    told = found["turn_keys"]
+    assert (told.count, told.severity, told.remedy) == (2, "info", None)
+    assert "`name`, `train`" in told.words and told.example
+    assert found["ignores_thoughts"].severity == "warn" and "thoughts" not in report.counts
+
+
 def test_rows_of_another_kind_than_the_trainer_takes_are_refused(
     spec: RunSpec, audited: Audited
 ) -> None:

@@ -98,6 +98,22 @@ def test_a_row_that_would_ruin_the_run_stops_it_until_it_is_dropped_or_accepted(
     assert "1 of 21 rows" in " ".join(made.notes) and made.counts[fault] == 1
 
 
+def test_a_row_that_is_left_out_as_cut_has_no_other_fault(
+    rows: Rows, prepared: Callable[..., Prepared], settings: Settings, spec_with: SpecWith,
+    recorder: Recorder, tmp_path: Path,
+) -> None:  # fmt: skip
+    data = {"steps": [{"do": "drop", "what": "cut"}], "validation": "0"}
+    made = prepared([*rows, LONG], data=data)
+    assert made.counts == {"cut": 1} and len(made.train) == 20
+    spec = spec_with(data={**data, "path": str(tmp_path / "given.jsonl")})
+    found = audit(spec, settings, recorder, tmp_path)
+    assert not any(finding.severity == "stop" for finding in found.findings)
+    # And one that is left out as it has nothing to learn is none of too many that are cut.
+    data["steps"] = [{"do": "drop", "what": "nothing_trained"}]
+    made = prepared([*rows, *[LONG] * 30], data=data)
+    assert made.counts == {"nothing_trained": 30} and len(made.train) == 20
+
+
 def test_all_that_would_ruin_a_run_is_told_at_once(
     rows: Rows, prepared: Callable[..., Prepared]
 ) -> None:
@@ -125,6 +141,47 @@ def test_a_template_that_would_ruin_a_run_stops_it_before_any_row(
     assert "data.chat_template to chatml" in caught.value.hint
     assert "data.accepted: [end_of_turn]" in caught.value.hint
     assert recorder.stages == []
+
+
+def test_rows_that_are_held_back_and_learned_stop_the_run(
+    rows: Rows, prepared: Callable[..., Prepared], settings: Settings, spec_with: SpecWith,
+    recorder: Recorder, tmp_path: Path,
+) -> None:  # fmt: skip
+    data: dict[str, Any] = {"validation": "[20:22]", "test": "[22:23]"}
+    given = [*rows, rows[3], {"messages": rows[4]["messages"][:2]}, rows[0]]
+    words = "2 of 3 rows that are held back say the same as a row that is learned"
+    with pytest.raises(StudioError, match=words) as caught:
+        prepared(given, data=data)
+    assert "given.jsonl, line 21" in caught.value.message
+    assert "[leaked]" in caught.value.hint and "what: leaked" in caught.value.hint
+    spec = spec_with(data={**data, "path": str(tmp_path / "given.jsonl")})
+    (stop,) = [
+        f for f in audit(spec, settings, recorder, tmp_path).findings if f.severity == "stop"
+    ]
+    assert stop.id == "leaked" and stop.count >= 2
+    made = prepared(given, data={**data, "accepted": ["leaked"]})
+    assert len(made.train) == 20 and words in " ".join(made.notes)
+    steps = [{"do": "drop", "what": "leaked"}]
+    made = prepared(given, data={**data, "steps": steps})
+    assert len(made.train) < 20 and made.notes == ()
+    # Some among very many are no reason to stop.
+    many = [json.loads(json.dumps(row).replace("What is", f"{n}, is")) for n in range(15)
+            for row in rows]  # fmt: skip
+    made = prepared([*many, rows[3], *many[:1]], data={"validation": "[100:302]"})
+    assert "1 of 202 rows that are held back say the same" in " ".join(made.notes)
+
+
+def test_another_verdict_or_answer_is_no_leak(prepared: Callable[..., Prepared]) -> None:
+    marks = [{"prompt": "q", "completion": "a", "label": n % 2 == 0} for n in range(2)]
+    for trainer, given in (
+        ("kto", marks),
+        ("grpo", [{"prompt": "q", "completion": f"{n}"} for n in range(2)]),
+    ):
+        train = {"trainer": trainer, "per_device_train_batch_size": 4}
+        for rows_, leaks in ((given, 0), ([*given, given[1]], 1)):
+            data = {"validation": f"[{len(rows_) - 1}:]", "accepted": ["leaked"]}
+            made = prepared([*rows_], data=data, train=train)
+            assert len(made.notes) == leaks, (trainer, made.notes)
 
 
 def test_cut_rows_are_counted_and_stop_the_run_where_they_are_many(

@@ -197,6 +197,66 @@ def test_what_is_learned_is_what_was_chosen(
         assert ("find" in said) == (train_on != "last") and "three" in said and "q2" not in said
 
 
+SILENT = [
+    {"role": "user", "content": "q1"},
+    {"role": "assistant", "content": "wrong", "weight": 0},
+    {"role": "user", "content": "q2"},
+    {"role": "assistant", "content": "right"},
+    {"role": "user", "content": "q3"},
+    {"role": "assistant", "content": "false", "weight": 0},
+]
+
+
+@pytest.mark.parametrize("name", ["chatml", "strung", "first is other", "mistral"])
+def test_an_answer_of_no_weight_is_read_and_not_learned(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    if name in PLAIN:
+        tokenizer.chat_template = PLAIN[name]
+    else:
+        template.apply(tokenizer, DataSection(chat_template=name))
+    plain = [{"role": m["role"], "content": m["content"]} for m in SILENT]
+
+    def learned(messages: list[Any], train_on: str) -> tuple[list[int], list[bool]]:
+        encoder = Encoder(tokenizer, train_on, 10**6)
+        (tokens,) = encoder.one(Example("chat", messages=messages)).sequences
+        return tokens.input_ids.tolist(), (tokens.labels != IGNORED).tolist()
+
+    ids, answers = learned(plain, "assistant")
+    _, last = learned(plain[:4], "last")
+    found, mask = learned(SILENT, "assistant")
+    # The second of three answers alone, in the very same text.
+    assert found == ids and mask == last + [False] * (len(ids) - len(last))
+    found, mask = learned(SILENT, "everything")
+    silent = [a and not m for a, m in zip(answers, learned(SILENT, "assistant")[1], strict=True)]
+    assert found == ids and mask == [not no for no in silent]
+    for train_on in ("last", "completion"):
+        (none,) = Encoder(tokenizer, train_on, 10**6).encode([Example("chat", messages=SILENT)])
+        assert isinstance(none, RowError) and none.fault == "nothing_trained" and none.hint
+        assert learned(SILENT[:4], train_on)[1] == last
+
+
+def test_thoughts_and_the_ids_of_calls_reach_the_template(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}{{ m.tool_call_id }}\n"
+        "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    said = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "reasoning_content": "Hm."},
+        {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "b"},
+    ]
+    (tokens,) = Encoder(tokenizer, "assistant", 10**6).one(Example("chat", said)).sequences
+    spoken = [tokenizer.decode(tokens.encoding.ids[a:b]) for a, b in tokens.ranges]
+    assert spoken == ["<think>Hm.</think>a<|im_end|>", "b<|im_end|>"]
+    assert "<|im_start|>toolc1\n2" in tokens.text
+
+
 def test_what_is_cut_off_is_counted_and_not_learned(tokenizer: PreTrainedTokenizerBase) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x" * 200}]
     whole = Encoder(tokenizer, "assistant", 10**6).one(Example("chat", messages=messages))

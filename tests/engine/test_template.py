@@ -43,6 +43,33 @@ def test_a_model_without_a_template_says_what_to_do(tokenizer: PreTrainedTokeniz
     assert prompter(tokenizer, raw)(TURNS[:1]) == "Q: q1\nA:"
 
 
+def test_loops_may_be_left_early(tokenizer: PreTrainedTokenizerBase) -> None:
+    looping = (
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}"
+        "{% if loop.index > 4 %}{% break %}{% endif %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    custom = section(chat_template="custom", chat_template_jinja=looping)
+    assert ids(tokenizer, custom) == {"pad_is_eos": "info"}
+    assert Encoder(tokenizer, "assistant", 64).one(Example("chat", TURNS[:2])).learns
+
+
+@pytest.mark.parametrize("deep", ["{{ " + "(" * 9999, "{% if a %}" * 999, "{{ a | nonsense }}"])
+def test_a_template_too_deep_to_read_is_no_jinja(
+    tokenizer: PreTrainedTokenizerBase, deep: str
+) -> None:
+    custom = section(chat_template="custom", chat_template_jinja=deep)
+
+    def use() -> None:
+        template.apply(tokenizer, custom)
+        Encoder(tokenizer, "assistant", 64).one(Example("chat", TURNS[:2]))
+
+    with pytest.raises(StudioError) as caught:
+        use()
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("broken", ["{% for %}", "{{ a", "{% generation %}x"])
 def test_a_template_that_is_no_jinja_is_told_with_its_line(
     tokenizer: PreTrainedTokenizerBase, broken: str
@@ -90,10 +117,51 @@ def ids(tokenizer: PreTrainedTokenizerBase, chosen: DataSection, **more: Any) ->
     return {f.id: f.severity for f in template.examine(tokenizer, chosen, **more)}
 
 
+SYSTEM = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('Begin with a system.') }}{% endif %}"
+)
+ONCE = "{% if messages | length > 2 %}{{ raise_exception('One question only') }}{% endif %}"
+
+
+@pytest.mark.parametrize("strict", [SYSTEM, ONCE])
+def test_a_template_that_refuses_the_probe_is_no_fault(
+    tokenizer: PreTrainedTokenizerBase, strict: str
+) -> None:
+    custom = section(chat_template="custom", chat_template_jinja=strict + PLAIN["strung"])
+    found = ids(tokenizer, custom, tools=True, thoughts=True)
+    assert found["unchecked"] == "warn" and "stop" not in found.values()
+    (told,) = [f for f in template.examine(tokenizer, custom) if f.id == "unchecked"]
+    assert "how an answer ends" in told.words and ("system" in told.words or "One" in told.words)
+    said = [{"role": "system", "content": "s"}] if strict == SYSTEM else []
+    assert Encoder(tokenizer, "assistant", 64).one(Example("chat", [*said, *TURNS[:2]])).learns
+
+
+def test_two_marks_for_an_answer_are_right_where_all_answers_are_learned(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    marked = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }}{% endgeneration %}{% generation %}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    )
+    custom = {"chat_template": "custom", "chat_template_jinja": marked}
+    assert "unchecked" not in ids(tokenizer, section(**custom))
+    assert "end_of_turn" not in ids(tokenizer, section(**custom))
+    assert ids(tokenizer, section(train_on="last", **custom))["unchecked"] == "warn"
+    none = {**custom, "chat_template_jinja": PLAIN["strung"] + "{% if false %}"
+            "{% generation %}{% endgeneration %}{% endif %}"}  # fmt: skip
+    assert ids(tokenizer, section(**none))["end_of_turn"] == "stop"
+    assert "end_of_turn" not in ids(tokenizer, section(train_on="everything", **none))
+
+
 def test_what_is_wrong_with_a_template_is_found(tokenizer: PreTrainedTokenizerBase) -> None:
     assert ids(tokenizer, section()) == {"pad_is_eos": "info"}
     assert ids(tokenizer, section(), tools=True)["ignores_tools"] == "stop"
     assert "ignores_tools" not in ids(tokenizer, section(chat_template="chatml"), tools=True)
+    assert ids(tokenizer, section(), thoughts=True)["ignores_thoughts"] == "warn"
+    thinking = PLAIN["strung"].replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    custom = section(chat_template="custom", chat_template_jinja=thinking)
+    assert "ignores_thoughts" not in ids(tokenizer, custom, thoughts=True)
     assert ids(tokenizer, section(chat_template="phi-3"))["new_tokens"] == "warn"
     endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     custom = section(chat_template="custom", chat_template_jinja=endless)

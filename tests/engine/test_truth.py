@@ -146,6 +146,7 @@ def compare(
     preview = Preview(settings)
     batches = preview.batch(spec, 0, report)["batches"]
     replies = [preview.batch(spec, n, report) for n in range(min(3, batches))]
+    assert replies[0]["strategy"] == spec.train.packing_strategy
     shown = [reply["sha256"] for reply in replies]
     for reply in replies:
         height, width = reply["shape"]

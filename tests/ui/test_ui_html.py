@@ -266,12 +266,18 @@ def test_a_batch_is_drawn_row_by_row() -> None:
     reply = {
         "number": 0, "batches": 9, "shape": [2, 10], "rows": [[4, 7], [1]],
         "lengths": [[6, 4], [5]], "tokens": 15, "trained": 8, "padding": 5, "sha256": HOSTILE,
-        "prepared": 30, "sequences": 12, "packed_full": None,
+        "prepared": 30, "sequences": 12, "packed_full": None, "strategy": "bfd",
     }  # fmt: skip
     made = row_view.batch(reply)
     assert "packing is off" in said(made)
     packed = said(row_view.batch({**reply, "packed_full": 0.913}))
     assert "30 rows into 12 sequences, 91 % full" in packed
+    for strategy, goes_on, seen in (
+        ("bfd", False, False), ("bfd_split", True, False), ("wrapped", True, True),
+    ):  # fmt: skip
+        told = said(row_view.batch({**reply, "packed_full": 0.9, "strategy": strategy}))
+        assert ("goes on" in told or "go on" in told) == goes_on, told
+        assert ("see each other" in told) == seen == ("none sees another" not in told)
     assert HOSTILE in said(made) and "75 %" in said(made)
     widths = [a["style"] for tag, a in read(made).elements if tag == "i"]
     assert widths == ["width:60.000%", "width:40.000%", "width:50.000%"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from studio.data import open_data
 from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
+from studio.jobs.audit import audit_folder, keep_report
 from studio.jobs.plan import rows_of
 from studio.plan.auto import choose
 from studio.plan.estimate import plan
@@ -32,8 +34,21 @@ ROW = '{"question": "a", "answer": "b"}\n'
 @pytest.fixture
 def confined(tmp_path: Path) -> Settings:
     """A workspace beside which lie data and a model."""
-    (tmp_path / "work").mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
     write(tmp_path / "secret.jsonl", ROW * 5)
+    # Ways in that a folder which was uploaded may hold.
+    for name, at in (("saved", "../../secret"), ("plain", "train")):
+        write(work / name / "dataset_dict.json", json.dumps({"splits": [at, str(tmp_path), ".."]}))
+    (work / "plain" / "train").symlink_to(tmp_path)
+    (tmp_path / "secret").mkdir()
+    write(tmp_path / "secret" / "rows.jsonl", ROW * 5)
+    write(work / "folder" / "a.jsonl", ROW)
+    (work / "folder" / "b.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    (work / "validation").symlink_to(tmp_path / "secret.jsonl")
+    (work / "20%").symlink_to(tmp_path / "secret.jsonl")
+    write(work / "state" / "state.json", '{"_data_files": [{"filename": "b.jsonl"}]}')
+    (work / "state" / "b.jsonl").symlink_to(tmp_path / "secret.jsonl")
     write(tmp_path / "model" / "config.json", "{}")
     return Settings(home=tmp_path / "home", workspace=tmp_path / "work")
 
@@ -83,6 +98,13 @@ def overview(settings: Settings, chosen: RunSpec) -> tuple[str, list[list[Any]]]
         {"path": "mine.jsonl", "also": [{"path": "../secret.jsonl"}]},
         {"path": "mine.jsonl", "validation": "../secret.jsonl"},
         {"path": "mine.jsonl", "test": "../secret.jsonl"},
+        {"path": "mine.jsonl", "validation": "validation"},
+        {"path": "mine.jsonl", "validation": "~"},
+        {"path": "mine.jsonl", "test": "folder"},
+        {"path": "20%"},
+        {"path": "folder"},
+        {"path": "state"},
+        {"path": "plain"},
     ],
 )
 def test_data_outside_the_workspace_is_neither_listed_nor_shown(
@@ -97,7 +119,18 @@ def test_data_outside_the_workspace_is_neither_listed_nor_shown(
     assert "outside the workspace" in next(iter(rows.audit(confined, chosen)))[0]
     assert "outside the workspace" in next(iter(rows.find(confined, chosen, "a", 1)))[1]
     assert rows.total(confined, tree(chosen)) == 0
+    assert next(iter(rows.lengths(confined, chosen))) == ""
     assert not (confined.home / "bench").exists()
+
+
+@pytest.mark.parametrize("split", ["../../secret", "..", "ABOVE"])
+def test_a_saved_data_set_has_no_split_outside_of_itself(confined: Settings, split: str) -> None:
+    split = str(confined.workspace.parent) if split == "ABOVE" else split
+    for data in ({"path": "saved", "split": split}, {"path": "saved", "validation": split}):
+        words, table = overview(confined, parse({"data": data}))
+        assert ("no split" in words or "outside the workspace" in words) and table == []
+        with pytest.raises(StudioError):
+            open_data(parse({"data": data}).data, confined)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "~nobody-of-that-name/x", "x" * 5000, "/proc/1/mem"])
@@ -127,13 +160,38 @@ def test_a_page_of_the_table_holds_the_row_that_is_looked_at(settings: Settings)
     assert [line[0] for line in table] == list(range(101, 121)) and "101 to 120" in words
 
 
-def test_what_an_audit_found_holds_a_start_back(
+def test_rows_of_a_held_out_file_can_be_looked_at(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write(settings.workspace / "a.jsonl", ROW * 5)
+    write(settings.workspace / "held.jsonl", ROW.replace('"a"', '"held"') * 60)
+    chosen = parse({"data": {"path": "a.jsonl", "validation": "held.jsonl"}})
+    asked: list[tuple[int, int]] = []
+
+    def preview(_: Settings, __: RunSpec, start: int, count: int, *___: Any) -> Any:
+        asked.append((start, count))
+        yield {"stage": "reading"}
+
+    monkeypatch.setattr(rows.jobs, "preview", preview)
+    for number, place in ((5, "Row 5 of 5"), (7, "Held-back row 2"), (65, "Held-back row 60")):
+        assert place in rows.at_once(settings, chosen, number)
+        assert place in "".join(rows.seen(settings, chosen, number))
+        assert asked.pop() == (number - 1, 1)
+    assert "the last is 65" in rows.at_once(settings, chosen, 66)
+    assert "the last is 65" in "".join(rows.seen(settings, chosen, 66)) and not asked
+    *_, (words, table, _) = rows.overview(settings, chosen, 60)
+    assert "<b>5 rows</b>, 60 for evaluation" in words
+    assert [line[0] for line in table] == list(range(51, 66))
+
+
+def test_what_an_audit_found_holds_a_start_back(settings: Settings) -> None:
     write(settings.workspace / "a.jsonl", ROW * 4)
     found = Report({}, (Finding("leaked", "stop", 3, "3 rows leak."),), {})
-    monkeypatch.setattr(rows.jobs, "audit_result", lambda *_: found)
     held: dict[str, Any] = {"data": {"path": "a.jsonl"}}
+    unchecked, store = "Not all rows were looked at yet", RunStore(settings.runs)
+    assert unchecked in tune_tab.right(settings, store, tree(parse(held)), MAIN)
+    keep_report(settings, parse(held), audit_folder(settings, parse(held)), found)
+    assert unchecked not in tune_tab.right(settings, store, tree(parse(held)), MAIN)
     assert refused(settings, held) == {"data.path": "3 rows leak."}
     held["data"]["accepted"] = ["leaked"]
     runs_tab.judge(settings, parse(held))

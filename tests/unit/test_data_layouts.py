@@ -1,11 +1,12 @@
 """Which layout rows have, and what each becomes."""
 
+import json
 from typing import Any
 
 import pytest
 
 from studio.data import Broken, Example, Layout, Row, RowError, detect
-from studio.data.convert import to_example, with_system
+from studio.data.convert import to_example, unread_keys, with_system
 from studio.data.layouts import kind_of
 from studio.errors import StudioError
 from studio.spec import DataSection, System
@@ -169,6 +170,52 @@ def test_calls_are_read_from_messages_however_they_are_written(call: dict[str, A
     assert made.messages[1] == {"role": "assistant", "content": "", "tool_calls": CALLS}
     assert made.messages[2] == {"role": "tool", "content": '{"y": "é"}', "name": "f"}
     assert made.tools == OFFERED
+
+
+def test_what_stands_beside_the_words_of_a_turn_is_kept() -> None:
+    call = [{"id": "c1", "function": {"name": "f", "arguments": {"x": 1}}}]
+    turns = [
+        {**TURNS[0], "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": call, "thinking": "Look.",
+         "refusal": None},
+        {"role": "tool", "name": "f", "tool_call_id": "c1", "content": "2"},
+        {"role": "assistant", "content": "no", "weight": 0},
+        {"role": "assistant", "content": "a", "reasoning_content": "Hm.", "weight": 1},
+        {"role": "assistant", "content": "b", "weight": 0.5, "thinking": ""},
+    ]  # fmt: skip
+    layout, made = read({"messages": turns})
+    assert made.messages[1:] == [
+        {"role": "assistant", "content": "", "tool_calls": [{**CALLS[0], "id": "c1"}],
+         "reasoning_content": "Look."},
+        {"role": "tool", "name": "f", "tool_call_id": "c1", "content": "2"},
+        {"role": "assistant", "content": "no", "weight": 0},
+        {"role": "assistant", "content": "a", "reasoning_content": "Hm."},
+        {"role": "assistant", "content": "b"},
+    ]  # fmt: skip
+    assert unread_keys({"messages": turns}, layout) == {"name", "weight"}
+    for plain in (turns[1:5], json.dumps(turns[1:5]), "[", "words", None, turns[2], [7]):
+        assert unread_keys({"messages": plain}, layout) == set()
+    assert unread_keys({"messages": json.dumps(turns)}, layout) == {"name", "weight"}
+    share = [*SHARE, {"from": "function_call", "value": CALLS, "weight": 0, "train": False}]
+    layout, made = read({"conversations": share})
+    assert made.messages[2]["weight"] == 0
+    assert unread_keys({"conversations": share}, layout) == {"train"}
+
+
+HISTORY = [["q1", "a1"], ["q2", "a2"]]
+
+
+@pytest.mark.parametrize("history", [HISTORY, json.dumps(HISTORY)])
+def test_the_history_of_alpaca_is_what_was_said_before(history: Any) -> None:
+    row = {"instruction": "i", "input": "", "output": "a", "system": "s", "history": history}
+    layout, made = read(row)
+    assert layout.name == "alpaca"
+    assert [m["content"] for m in made.messages] == ["s", "q1", "a1", "q2", "a2", "i", "a"]
+    assert [m["role"] for m in made.messages] == ["system", *("user", "assistant") * 3]
+    for none in ([], None, "[]", ""):
+        assert read({**row, "history": none})[1].messages[1:] == pair("i").messages
+    for odd in ("before", 7, [["q"]], ["q", "a"], [["q", 7]], [["q", ""]]):
+        assert wrong({**row, "history": odd}, like=row).message
 
 
 def test_a_call_keeps_its_id() -> None:

@@ -71,6 +71,7 @@ def test_python_is_out_of_reach(source: str) -> None:
 
 
 GROW = "{% set ns = namespace(x=instruction) %}{% for i in range(99) %}"
+MANY = "{{ ([none] * 90000)"
 LOOPS = [
     "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
@@ -79,6 +80,16 @@ LOOPS = [
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
     "{% for x in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
     "{{ range(10 ** 9) | list }}",
+    "{{ range(100000)|select('in', range(100000)|list)|list|length }}",
+    "{{ range(100000)|select('eq', 1)|map('string')|list|length }}{{ range(100000)|sum }}",
+    "{{ range(99999)|map('default', 1)|reject('odd')|sort|unique|list|length }}",
+    "{{ range(99999)|map('string')|join|length }}{{ range(99999)|max }}{{ range(99999)|min }}",
+    "{% set m = messages * 50000 %}{% for i in range(9) %}"
+    "{{ m|selectattr('role')|rejectattr('role')|list|length }}{% endfor %}",
+    MANY + "|map('default', range(90000)|list, true)|sort|length }}",
+    MANY + "|map('default', 'Ab' * 900000, true)|sort|length }}",
+    MANY + "|map('default', 'Ab' * 900000, true)|map('upper')|list|length }}",
+    MANY + "|map('default', 'Ab' * 900000, true)|unique|list|length }}",
     "{{ 'a' * 10 ** 9 }}",
     "{{ [1] * 10 ** 9 }}",
     "{{ 10 ** 9 * 'a' }}",
@@ -113,6 +124,11 @@ def test_a_template_that_loops_or_grows_is_stopped(source: str) -> None:
 
 
 def test_a_loop_of_reasonable_length_is_not_stopped() -> None:
+    five = "{{ range(9)|select('odd')|map('string')|sort(reverse=true)|join(',') }}"
+    assert render(five, ROW) == "7,5,3,1"
+    assert render("{{ [3, 1, 3]|unique|sum }}{{ [3, 1]|min }}{{ 'ab'|list|length }}", ROW) == "412"
+    assert render("{{ messages|map(attribute='role')|list }}", ROW) == '["user"]'
+    assert render("{{ messages|selectattr('role', 'eq', 'user')|list|length }}", ROW) == "1"
     many = {"messages": [{"role": "user", "content": "word " * 200}] * 2000}
     text = render("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}", many)
     assert len(text) == 2000 * 1004
