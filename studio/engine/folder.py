@@ -72,8 +72,8 @@ def _check_config(folder: Path, name: str, code: bool) -> None:
         raise StudioError(
             f"The config.json of {name} names no model_type.", "Copy or download it again."
         )
-    # A model that brings code of its own is fine where transformers knows its kind by itself: without
-    # consent that code does not run. With it transformers takes the model's own, known kind or not.
+    # A model that brings code of its own is fine where transformers knows its kind by itself: that
+    # code does not run without consent. With it transformers prefers the model's own.
     if not config.get("auto_map") or (_known(config["model_type"]) and not code):
         return
     elsewhere = [str(entry) for entry in _flat(config["auto_map"]) if "--" in str(entry)]

@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from torch import nn
 from torch.optim import SGD
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTQConfig
 
 from studio.engine.adapters import CONFIGS, adapter_config, steps_of
 from studio.engine.export import export
-from studio.errors import StudioError
+from studio.errors import SpecError, StudioError
 from studio.runs import Run
 from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, RunSpec, parse
@@ -66,6 +67,36 @@ def test_layers_are_counted_where_all_linear_ones_are_meant(model: Any) -> None:
     assert sorted(config.target_modules) == [
         "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
     ]  # fmt: skip
+
+
+class Packed(nn.Module):
+    """A linear layer as GPTQ and AWQ hold it: no nn.Linear, and its weight packed."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("qweight", torch.zeros(1, dtype=torch.int32))
+
+
+@pytest.fixture
+def packed(tiny_model: Path) -> Any:
+    """The tiny model as it looks when it came in GPTQ's form."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
+            model.set_submodule(name, Packed(module))
+    model.config.quantization_config = GPTQConfig(bits=4)
+    return model
+
+
+def test_packed_layers_are_linear_ones_too(packed: Any) -> None:
+    config = config_of(parse({}), packed)
+    assert sorted(config.target_modules) == [
+        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
+    ]  # fmt: skip
+    with pytest.raises(SpecError, match=r"adapter\.method"):
+        config_of(parse({"adapter": {"method": "ia3"}}), packed)
+    assert config_of(parse({"adapter": {"method": "prompt_tuning"}}), packed) is not None
 
 
 @pytest.mark.parametrize(
