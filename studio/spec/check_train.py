@@ -154,6 +154,11 @@ def holds_back(data: DataSection) -> bool:
     return not _NOTHING.fullmatch(data.validation.strip())
 
 
+def holds_test(data: DataSection) -> bool:
+    """Whether any rows are to be kept for a test at the end."""
+    return not _NOTHING.fullmatch(data.test.strip())
+
+
 def _evaluation(spec: "RunSpec") -> Iterator[Problem]:
     """What needs evaluations, where there are none."""
     train, evaluation = spec.train, spec.eval
@@ -273,7 +278,7 @@ def _groups(spec: "RunSpec") -> Iterator[Problem]:
             {"train.per_device_train_batch_size": better},
         )
     held = spec.eval.per_device_eval_batch_size
-    if spec.eval.eval_strategy != "no" and held % each:
+    if (spec.eval.eval_strategy != "no" or holds_test(spec.data)) and held % each:
         better = each * max(1, round(held / each))
         yield Problem(
             "eval.per_device_eval_batch_size",

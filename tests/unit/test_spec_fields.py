@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from studio.errors import Problem, SpecError
-from studio.spec import DEFAULTS, REWARDS, SECTIONS, Meta, fields, parse
+from studio.spec import DEFAULTS, REWARDS, SECTIONS, Meta, fields, parse, used
 from tests.unit.libraries import METHODS
 
 FIELDS = [
@@ -194,12 +194,25 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
             {"train": {"trainer": "grpo"}, "eval": {"per_device_eval_batch_size": 6}},
             "eval.per_device_eval_batch_size",
         ),
+        (
+            {
+                "train": {"trainer": "grpo"}, "data": {"validation": "0", "test": "10%"},
+                "eval": {"eval_strategy": "no", "per_device_eval_batch_size": 6},
+            },
+            "eval.per_device_eval_batch_size",
+        ),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
     tree: dict[str, Any], field: str
 ) -> None:
     assert list(problems(tree)) == [field]
+
+
+def test_the_evaluation_batch_counts_where_only_test_rows_are_measured() -> None:
+    tree: dict[str, Any] = {"eval": {"eval_strategy": "no", "per_device_eval_batch_size": 6}}
+    assert used("eval.per_device_eval_batch_size", tree)
+    assert problems({**tree, "train": {"trainer": "grpo"}}) == {}
 
 
 def mended(tree: dict[str, Any]) -> list[Problem]:
