@@ -189,6 +189,18 @@ class PruneRanks(TrainerCallback):
         kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
 
 
+def slant(model: Any) -> torch.Tensor:
+    """How far AdaLoRA's directions are from standing at right angles: the mean over its matrices of
+    the Frobenius norm of P P' - I (Zhang, 2023, eq. 4). peft adds it to the loss that the model
+    gives, and trl computes its own."""
+    found = []
+    for name, weight in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            rows = weight.float() if ".lora_A." in name else weight.float().T
+            found.append(torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows)).to(rows)))
+    return torch.stack(found).mean()
+
+
 def first_task(model: Any) -> None:
     """Multitask prompt tuning asks each row for its task: all of ours are of the first."""
     ask = model.get_prompt
@@ -206,6 +218,7 @@ def arrange(trainer: Any, spec: RunSpec) -> None:
     method = spec.adapter.method
     if method == "adalora":
         trainer.add_callback(PruneRanks())
+        trainer.orth_reg_weight = spec.adalora.orth_reg_weight
     elif method == "multitask_prompt_tuning":
         first_task(trainer.model)
     elif method == "lora":

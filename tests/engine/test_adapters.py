@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPTQConfig
 from studio.engine.adapters import CONFIGS, adapter_config, steps_of
 from studio.engine.export import export
 from studio.errors import SpecError, StudioError
-from studio.runs import Run
+from studio.runs import Run, events
 from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, RunSpec, parse
 from tests.alternatives import pairs
@@ -205,6 +205,35 @@ def test_an_adapter_that_took_a_part_of_the_base_goes_on_the_base_as_it_was(
     export(run, "merged", tmp_path / "out", settings, Recorder())
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert (merged(IDS).logits - tuned(IDS).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_the_weight_of_right_angles_moves_the_gradient_and_not_what_is_told(
+    new_run: Callable[..., Run], train_here: Callable[[Run], int], tmp_path: Path, trainer: str
+) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": f"{n}.", "rejected": "The tea."} for n in range(8)]
+    if trainer == "sft":
+        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    losses, norms = [], []
+    for weight, parts in ((0.0, 1), (50.0, 1), (50.0, 2)):
+        run = new_run(
+            data={"path": str(path), "validation": "0"},
+            adapter={"method": "adalora"},
+            adalora={"orth_reg_weight": weight},
+            train={
+                "trainer": trainer, "max_steps": 2, "per_device_train_batch_size": 8 // parts,
+                "gradient_accumulation_steps": parts,
+            },
+        )  # fmt: skip
+        assert train_here(run) == 0, ended(run)
+        log = next(event for event in events.tail(run.events)[0] if event["type"] == "log")
+        losses.append(log["loss"])
+        norms.append(log["grad_norm"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+    # In two batches the step is the same one.
+    assert norms[1] > 1.5 * norms[0] and norms[2] == pytest.approx(norms[1], rel=1e-3)
 
 
 def test_adalora_takes_ranks_away_and_is_loaded_as_it_was(

@@ -196,7 +196,8 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
         ),
         (
             {
-                "train": {"trainer": "grpo"}, "data": {"validation": "0", "test": "10%"},
+                "train": {"trainer": "grpo"},
+                "data": {"validation": "0", "test": "10%"},
                 "eval": {"eval_strategy": "no", "per_device_eval_batch_size": 6},
             },
             "eval.per_device_eval_batch_size",
