@@ -243,7 +243,7 @@ def steps_of(spec: RunSpec, rows: int) -> int:
         # Each row is a prompt, of which several answers fill the batches, and only whole ones.
         each = train.per_device_train_batch_size * train.gradient_accumulation_steps
         batches = rows // max(1, each // spec.grpo.num_generations)
-        batches *= train.gradient_accumulation_steps
+        batches *= train.gradient_accumulation_steps * spec.grpo.num_iterations
     return math.ceil(
         train.num_train_epochs * max(1, math.ceil(batches / train.gradient_accumulation_steps))
     )
