@@ -216,6 +216,13 @@ def test_the_evaluation_batch_counts_where_only_test_rows_are_measured() -> None
     assert problems({**tree, "train": {"trainer": "grpo"}}) == {}
 
 
+@pytest.mark.parametrize("loss", get_args(SECTIONS["dpo"].model_fields["loss_type"].annotation))
+def test_only_the_loss_robust_has_labels_smoothed(loss: str) -> None:
+    assert used(
+        "dpo.label_smoothing", {"train": {"trainer": "dpo"}, "dpo": {"loss_type": loss}}
+    ) == (loss == "robust")
+
+
 def mended(tree: dict[str, Any]) -> list[Problem]:
     """The problems, each of which has a change that mends it."""
     try:
