@@ -8,7 +8,7 @@ from studio.errors import Problem
 from studio.spec.data import DataSection
 from studio.spec.evaluate import EvalSection
 from studio.spec.grpo import REWARDS, GrpoSection
-from studio.spec.optimizer import SCHEDULER_KWARGS, WARMED
+from studio.spec.optimizer import MEASURED, SCHEDULER_KWARGS, WARMED
 from studio.spec.train import NEXT_TOKEN, TrainSection
 
 if TYPE_CHECKING:
@@ -120,6 +120,13 @@ def _schedule(train: TrainSection) -> Iterator[Problem]:
             f"Write {', '.join(f'{k} = {v}' for k, v in _EXAMPLES[name].items())}.",
             {"train.lr_scheduler_kwargs": {**given, **_EXAMPLES[name]}},
         )
+    elif {"min_lr", "min_lr_rate"} <= set(given):
+        yield Problem(
+            "train.lr_scheduler_kwargs",
+            "has both min_lr and min_lr_rate, which say the same in two ways.",
+            "Keep one of them.",
+            {"train.lr_scheduler_kwargs": {k: v for k, v in given.items() if k != "min_lr"}},
+        )
 
 
 def _rows(spec: "RunSpec") -> Iterator[Problem]:
@@ -170,10 +177,10 @@ def _evaluation(spec: "RunSpec") -> Iterator[Problem]:
         change = {"data.validation": "10%"}
     else:
         return
-    if train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if train.lr_scheduler_type in MEASURED:
         yield Problem(
             "train.lr_scheduler_type",
-            f"reduce_lr_on_plateau looks at the evaluations, and {where}.",
+            f"{train.lr_scheduler_type} looks at the evaluations, and {where}.",
             f"{remedy}, or choose another scheduler.",
             change,
         )

@@ -147,7 +147,16 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
         ({"train": {"lr_scheduler_type": "cosine_with_min_lr"}}, "train.lr_scheduler_kwargs"),
         (
             {
-                "train": {"lr_scheduler_type": "reduce_lr_on_plateau"},
+                "train": {
+                    "lr_scheduler_type": "cosine_warmup_with_min_lr",
+                    "lr_scheduler_kwargs": {"min_lr": 1e-6, "min_lr_rate": 0.1},
+                },
+            },
+            "train.lr_scheduler_kwargs",
+        ),
+        (
+            {
+                "train": {"lr_scheduler_type": "greedy"},
                 "data": {"validation": "0"},
             },
             "train.lr_scheduler_type",
@@ -252,6 +261,12 @@ def mended(tree: dict[str, Any]) -> list[Problem]:
         {"train": {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 20, "max_steps": 9}},
         {"train": {"trainer": "kto", "per_device_train_batch_size": 1}},
         {"train": {"trainer": "dpo"}, "dpo": {"loss_type": "robust"}},
+        {
+            "train": {
+                "lr_scheduler_type": "cosine_with_min_lr",
+                "lr_scheduler_kwargs": {"min_lr": 1e-6, "min_lr_rate": 0.1, "power": 2},
+            },
+        },
     ],
 )
 def test_the_changes_that_come_with_problems_mend_them(tree: dict[str, Any]) -> None:
