@@ -250,6 +250,14 @@ def _full(spec: "RunSpec") -> Iterator[Problem]:
             "Use auto: the weights are then held in float32.",
             {"model.dtype": "auto"},
         )
+    if spec.train.trainer == "grpo" and spec.grpo.beta:
+        yield Problem(
+            "grpo.beta",
+            f"is {spec.grpo.beta:g}, and trl's grpo compares with a base that it loads again by "
+            "itself, without what was added to it here.",
+            "Use 0, or train an adapter.",
+            {"grpo.beta": 0.0},
+        )
 
 
 def _prompt(spec: "RunSpec") -> Iterator[Problem]:

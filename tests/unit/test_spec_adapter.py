@@ -118,6 +118,10 @@ def told(tree: dict[str, Any]) -> dict[str, str]:
             "adapter.method",
         ),
         ({"adapter": {"method": "none"}, "model": {"dtype": "float16"}}, "model.dtype"),
+        (
+            {"adapter": {"method": "none"}, "train": {"trainer": "grpo"}, "grpo": {"beta": 0.04}},
+            "grpo.beta",
+        ),
         ({"model": {"device_map": "cpu", "dtype": "float16"}}, "model.dtype"),
         ({"model": {"trust_remote_code": True}}, "model.trust_remote_code"),
     ],
