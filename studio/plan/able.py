@@ -94,6 +94,13 @@ def model_problems(
             "Use sdpa.",
             {"model.attn_implementation": "sdpa"},
         )
+    elif section.attn_implementation.startswith("flash_") and section.dtype == "float32":
+        yield Problem(
+            "model.attn_implementation",
+            f"{section.attn_implementation} is not computed in float32.",
+            "Use sdpa, or another dtype.",
+            {"model.attn_implementation": "sdpa"},
+        )
     if reason := refusal(section.quantization, machine):
         yield Problem(
             "model.quantization",

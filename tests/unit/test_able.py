@@ -51,6 +51,13 @@ def test_attention_that_needs_a_gpu(installed: set[str], kind: str) -> None:
     assert told(tree, GPU) == {}
 
 
+def test_flash_attention_is_not_computed_in_float32(installed: set[str]) -> None:
+    installed.add("flash_attn")
+    model = {"attn_implementation": "flash_attention_2", "dtype": "float32"}
+    assert "float32" in told({"model": model}, GPU)["model.attn_implementation"]
+    assert told({"model": {**model, "dtype": "bfloat16"}}, GPU) == {}
+
+
 def test_quantizers_that_are_not_installed(installed: set[str]) -> None:
     tree = {"model": {"quantization": "torchao"}}
     assert "torchao is not installed" in told(tree)["model.quantization"]
