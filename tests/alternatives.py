@@ -70,7 +70,10 @@ WITH: dict[str, Tree] = {
     "data.chat_template_jinja": {"data": {"chat_template": "custom", "chat_template_jinja": "x"}},
     "train.warmup_steps": {"train": {"max_steps": 100}},
     "train.lr_scheduler_kwargs": {"train": {"lr_scheduler_type": "cosine"}},
-    "dpo.label_smoothing": {"train": {"trainer": "dpo"}},
+    "dpo.label_smoothing": {
+        "train": {"trainer": "dpo"},
+        "dpo": {"loss_type": "robust", "label_smoothing": 0.1},
+    },
     "grpo.pattern": {"grpo": {"pattern_weight": 1.0, "pattern": "b"}},
     "grpo.pattern_weight": {"grpo": {"pattern": "a"}},
     "grpo.length": {"grpo": {"length_weight": 1.0}},

@@ -24,7 +24,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from studio.errors import StudioError
+from studio.errors import SpecError, StudioError
+from studio.plan.able import packed, packed_problems
 from studio.spec import LAYERWISE, RunSpec
 
 CONFIGS: dict[str, Any] = {
@@ -100,7 +101,8 @@ def lora_fields(spec: RunSpec) -> dict[str, Any]:
 
 
 def _layers(spec: RunSpec, model: Any) -> dict[str, Any]:
-    """Which layers get an adapter. Raises StudioError where the model lacks one that is named."""
+    """Which layers get an adapter. Raises StudioError where the model lacks one that is named, or
+    has it in a form that peft has no layer for."""
     section, method = spec.adapter, spec.adapter.method
     held: dict[str, Any] = {
         name: getattr(section, name) or None
@@ -108,6 +110,9 @@ def _layers(spec: RunSpec, model: Any) -> dict[str, Any]:
         if not (method == "ia3" and name == "layers_to_transform")
     }
     targets: Any = section.target_modules
+    stored = stored_as(model)
+    if found := list(packed_problems(section, stored)):
+        raise SpecError(found)
     names = linear_names(model)
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     above = [n for n in held.get("layers_to_transform") or () if layers and n >= layers]
@@ -118,8 +123,9 @@ def _layers(spec: RunSpec, model: Any) -> dict[str, Any]:
         )
     if targets != "all-linear":
         _present("target_modules", targets, model, names)
-    elif held.get("layers_to_transform") or method == "ia3":
-        # peft counts layers, and knows IA3's feed-forward part, only where it is given names.
+    elif held.get("layers_to_transform") or method == "ia3" or packed(stored):
+        # peft counts layers, and knows IA3's feed-forward part and packed layers, only where it is
+        # given names.
         targets = names
     _present("modules_to_save", section.modules_to_save, model, names)
     if method == "oft":
@@ -129,15 +135,25 @@ def _layers(spec: RunSpec, model: Any) -> dict[str, Any]:
     return {**held, "target_modules": targets}
 
 
+def stored_as(model: Any) -> str | None:
+    """How the weights that the model was loaded from, or is loaded as, are quantized; None where
+    they are not."""
+    held = getattr(model.config, "quantization_config", None)
+    method = held.get("quant_method") if isinstance(held, dict) else None
+    method = method or getattr(held, "quant_method", None)
+    return getattr(method, "value", method)
+
+
 def linear_names(model: Any) -> list[str]:
     """The last parts of the names of the model's linear layers, without its head: what peft's
-    all-linear means."""
+    all-linear means, and those whose weights are packed (GPTQ, AWQ) with them."""
     head = model.get_output_embeddings()
     return sorted(
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and module is not head
+            if (isinstance(module, nn.Linear | Conv1D) or hasattr(module, "qweight"))
+            and module is not head
         }
     )
 
@@ -173,6 +189,18 @@ class PruneRanks(TrainerCallback):
         kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
 
 
+def slant(model: Any) -> torch.Tensor:
+    """How far AdaLoRA's directions are from standing at right angles: the mean over its matrices of
+    the Frobenius norm of P P' - I (Zhang, 2023, eq. 4). peft adds it to the loss that the model
+    gives, and trl computes its own."""
+    found = []
+    for name, weight in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            rows = weight.float() if ".lora_A." in name else weight.float().T
+            found.append(torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows)).to(rows)))
+    return torch.stack(found).mean()
+
+
 def first_task(model: Any) -> None:
     """Multitask prompt tuning asks each row for its task: all of ours are of the first."""
     ask = model.get_prompt
@@ -190,6 +218,7 @@ def arrange(trainer: Any, spec: RunSpec) -> None:
     method = spec.adapter.method
     if method == "adalora":
         trainer.add_callback(PruneRanks())
+        trainer.orth_reg_weight = spec.adalora.orth_reg_weight
     elif method == "multitask_prompt_tuning":
         first_task(trainer.model)
     elif method == "lora":
@@ -214,7 +243,7 @@ def steps_of(spec: RunSpec, rows: int) -> int:
         # Each row is a prompt, of which several answers fill the batches, and only whole ones.
         each = train.per_device_train_batch_size * train.gradient_accumulation_steps
         batches = rows // max(1, each // spec.grpo.num_generations)
-        batches *= train.gradient_accumulation_steps
+        batches *= train.gradient_accumulation_steps * spec.grpo.num_iterations
     return math.ceil(
         train.num_train_epochs * max(1, math.ceil(batches / train.gradient_accumulation_steps))
     )

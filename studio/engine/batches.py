@@ -63,8 +63,9 @@ class Order(Sampler[int]):
 
 class Groups(Order):
     """The order of prompts of which several answers are tried: `prompts` at a time, each `answers`
-    times in a row, and all of that again for each of the `passes` that make up a step. The last
-    prompts of an epoch that fill no step are left out."""
+    times in a row, and all of that again for each of the `passes` that learn from it: those that
+    make up a step, as often as steps learn from the same answers. The last prompts of an epoch that
+    fill no step are left out."""
 
     def __init__(self, order: Order, prompts: int, answers: int, passes: int) -> None:
         self._order = order
@@ -111,7 +112,8 @@ def order(spec: RunSpec, dataset: Dataset) -> Order:
             "Lower train.per_device_train_batch_size, or hold back fewer rows.",
         )
     plain = Order("random", spec.train.seed, list(lengths), batch)
-    return Groups(plain, prompts, answers, spec.train.gradient_accumulation_steps)
+    passes = spec.train.gradient_accumulation_steps * spec.grpo.num_iterations
+    return Groups(plain, prompts, answers, passes)
 
 
 def arranged(spec: RunSpec, dataset: Dataset, *, train: bool) -> Dataset:

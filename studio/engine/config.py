@@ -9,7 +9,7 @@ from trl.experimental.orpo import ORPOConfig
 
 from studio.engine.load import Hardware
 from studio.runs import Run
-from studio.spec import REWARDS, RunSpec
+from studio.spec import MEASURED, REWARDS, RunSpec
 
 CONFIGS: dict[str, Any] = {
     "sft": SFTConfig,
@@ -51,6 +51,7 @@ def trainer_config(spec: RunSpec, run: Run, where: Hardware, *, evaluate: bool) 
     if kind is not SFTConfig:
         # Only sft and cpt pack; the spec refuses it for the others.
         settings = {name: value for name, value in settings.items() if name not in _PACKED}
+    settings["lr_scheduler_kwargs"] = {**_schedule(spec), **settings["lr_scheduler_kwargs"]}
     if trainer == "grpo":
         # What bounds a prompt is done by us; answers have a length of their own.
         settings.pop("max_length")
@@ -73,6 +74,20 @@ def trainer_config(spec: RunSpec, run: Run, where: Hardware, *, evaluate: bool) 
         project="atelier",
         disable_tqdm=True,
     )
+
+
+def _schedule(spec: RunSpec) -> dict[str, Any]:
+    """What a scheduler that looks at the evaluations is told where nothing else is said."""
+    name, rate = spec.train.lr_scheduler_type, spec.train.learning_rate
+    if name not in MEASURED:
+        return {}
+    # As transformers tells which checkpoint is the best.
+    better = "min" if spec.eval.metric_for_best_model.endswith("loss") else "max"
+    if name != "greedy":
+        return {"mode": better}
+    # Its own bounds, 0.001 and 1, are above what an adapter is trained with: it could only rise.
+    # The rate that was chosen is the largest that anybody has called safe.
+    return {"mode": better, "min_lr": rate / 100, "max_lr": rate}
 
 
 def _own(spec: RunSpec) -> dict[str, Any]:

@@ -72,21 +72,23 @@ def _check_config(folder: Path, name: str, code: bool) -> None:
         raise StudioError(
             f"The config.json of {name} names no model_type.", "Copy or download it again."
         )
-    # A model that brings code of its own is fine where transformers knows its kind by itself.
-    if not config.get("auto_map") or _known(config["model_type"]):
+    # A model that brings code of its own is fine where transformers knows its kind by itself: that
+    # code does not run without consent. With it transformers prefers the model's own.
+    if not config.get("auto_map") or (_known(config["model_type"]) and not code):
         return
+    elsewhere = [str(entry) for entry in _flat(config["auto_map"]) if "--" in str(entry)]
+    if elsewhere:
+        raise StudioError(
+            f"{name} would run code of another repository: {elsewhere[0]}.",
+            "That code can't be shown beforehand. Choose a model that brings its own, or turn "
+            "model.trust_remote_code off where transformers knows its kind.",
+        )
     if not code:
         raise StudioError(
             f"{name} needs Python code that comes with the model, and such code is never run here "
             "without your consent.",
             "Read its files on the Model page and consent to them, or choose a model whose "
             "architecture is part of transformers.",
-        )
-    elsewhere = [str(entry) for entry in _flat(config["auto_map"]) if "--" in str(entry)]
-    if elsewhere:
-        raise StudioError(
-            f"{name} would run code of another repository: {elsewhere[0]}.",
-            "That code can't be shown beforehand. Choose a model that brings its own.",
         )
 
 

@@ -15,6 +15,7 @@ from studio.engine.batches import arranged, bare, collator, order
 from studio.engine.callback import Done, StudioCallback
 from studio.engine.config import trainer_config
 from studio.engine.dataset import Prepared, prepare
+from studio.engine.explain import first_line
 from studio.engine.forecast import forecast
 from studio.engine.gauges import Gauges
 from studio.engine.load import Hardware, fit_embeddings, hardware, load_model
@@ -85,10 +86,10 @@ def train(run: Run, settings: Settings, report: Reporter) -> None:
     report.event("measured", **(planned.beside(taken) if planned else taken))
     if words := stopped_early(trainer):
         report.note(words)
-    test_loss = None if callback.stopped else _tested(trainer, spec, prepared, report)
     # From here on a stop would only lose what is done.
     report.tell("saving the adapter")
     save_result(trainer, loaded.tokenizer, spec, run.adapter)
+    test_loss = None if callback.stopped else _tested(trainer, spec, prepared, report)
     paused = {"paused": True} if callback.stopped and run.wish() == "pause" else {}
     report.end(
         "stopped" if callback.stopped else "finished",
@@ -137,12 +138,16 @@ def _losses(history: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _tested(trainer: Any, spec: RunSpec, prepared: Prepared, report: Reporter) -> float | None:
-    """The loss on the rows that were kept for the end."""
+    """The loss on the rows that were kept for the end; None, and a note, where that fails."""
     if prepared.test is None:
         return None
     report.tell("measuring the test loss")
     rows = bare(arranged(spec, prepared.test, train=False))
-    loss = trainer.evaluate(rows, metric_key_prefix="test")["test_loss"]
+    try:
+        loss = trainer.evaluate(rows, metric_key_prefix="test")["test_loss"]
+    except Exception as error:  # noqa: BLE001 - what was trained is saved, and worth more than this
+        report.note(f"The test loss could not be measured: {first_line(error)}")
+        return None
     return loss if math.isfinite(loss) else None
 
 

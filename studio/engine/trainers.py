@@ -10,6 +10,7 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer, KTOTrainer
 
+from studio.engine.adapters import slant
 from studio.engine.batches import Order, digest
 from studio.engine.fast import FastTrainer
 from studio.engine.gauges import Gauges
@@ -32,6 +33,8 @@ class Base(WholeCheckpoints):
     gauges: Gauges | None = None
     # LoRA+: how much faster B learns than A.
     loraplus_lr_ratio: float = 1.0
+    # AdaLoRA: how strongly its directions are kept apart.
+    orth_reg_weight: float = 0.0
 
     def create_optimizer(self, model: Any = None) -> Any:
         """peft's optimizer for LoRA+, where that is asked for."""
@@ -59,6 +62,26 @@ class Base(WholeCheckpoints):
         """Only looks: the steps after it meet the chance that they would have met without it."""
         with torch.random.fork_rng():
             return super().evaluate(*rest, **more)  # type: ignore[misc]
+
+    def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        """With the pull of AdaLoRA on its directions, while training."""
+        loss = super().compute_loss(model, inputs, *rest, **more)  # type: ignore[misc]
+        if not (self.orth_reg_weight and self.model.training):
+            return loss
+        pull = self.orth_reg_weight * slant(self.model)
+        if self._is_share(more.get("num_items_in_batch")):
+            # The losses of a step's batches are added up, and the pull is to count once.
+            pull = pull / self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+        # Only its gradient: what is told stays the loss of the rows, as in an evaluation.
+        return loss + (pull - pull.detach())
+
+    def _is_share(self, counted: Any) -> bool:
+        """Whether a batch's loss is a share of the step's already, or `Trainer` makes it one; by
+        the rule that it goes by itself. `counted` are the step's tokens, where they are counted."""
+        said: bool | None = self.loss_is_scaled_for_ga  # type: ignore[attr-defined]
+        if said is not None:
+            return said
+        return self.model_accepts_loss_kwargs and counted is not None  # type: ignore[attr-defined]
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         """Tells the first batch's digest, as the trainer got it."""

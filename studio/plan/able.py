@@ -8,7 +8,7 @@ from typing import Any
 from studio.errors import Problem
 from studio.plan.machine import Machine
 from studio.plan.shapes import text_config
-from studio.spec import ModelSection, RunSpec, used
+from studio.spec import LAYERWISE, AdapterSection, ModelSection, RunSpec, used
 
 # Ways in which a checkpoint may be quantized already, and peft trains an adapter on it: the module
 # that unpacks it.
@@ -16,13 +16,19 @@ _TRAINABLE = {
     "bitsandbytes": "bitsandbytes",
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
-    "hqq": "hqq",
     "torchao": "torchao",
     "eetq": "eetq",
     "quanto": "optimum.quanto",
 }
+# Of those, the ones whose layers are no linear layers of torch's: the methods for which peft has a
+# layer of its own. A text in front of the rows needs none.
+_ON_PACKED = {"gptq": ("lora", "adalora", "oft", "vera"), "awq": ("lora", "oft", "vera")}
+# Where an adapter can begin without a look at the weights.
+_BLIND = ("default", "gaussian")
 # Quantizations that we make ourselves.
-_MAKERS = {"hqq": "hqq", "torchao": "torchao"}
+_MAKERS = {"torchao": "torchao"}
+# Its class in transformers 5.23 lacks the part that puts weights into this form.
+_NO_HQQ = "transformers 5.23 can't load weights as hqq"
 _ATTENTION = {"flash_attention_2": "flash_attn"}
 # What of a checkpoint's own quantization is worth a look.
 _KERNEL = ("bits", "group_size", "desc_act", "sym", "backend", "version", "zero_point", "format")
@@ -55,8 +61,8 @@ def kernel_settings(config: dict[str, Any] | None) -> dict[str, str]:
 
 def refusal(kind: str, machine: Machine) -> str:
     """Why weights can't be quantized as `kind` here, or nothing where they can."""
-    if kind == "hqq" and not machine.gpus:
-        return "it needs a GPU, and there is none here"
+    if kind == "hqq":
+        return _NO_HQQ
     module = _MAKERS.get(kind)
     return f"the package {module} is not installed here" if module and not here(module) else ""
 
@@ -89,6 +95,13 @@ def model_problems(
             "Use sdpa.",
             {"model.attn_implementation": "sdpa"},
         )
+    elif section.attn_implementation.startswith("flash_") and section.dtype == "float32":
+        yield Problem(
+            "model.attn_implementation",
+            f"{section.attn_implementation} is not computed in float32.",
+            "Use sdpa, or another dtype.",
+            {"model.attn_implementation": "sdpa"},
+        )
     if reason := refusal(section.quantization, machine):
         yield Problem(
             "model.quantization",
@@ -97,6 +110,7 @@ def model_problems(
             {"model.quantization": "nf4"},
         )
     yield from stored_problems(section, spec.adapter.method, config)
+    yield from packed_problems(spec.adapter, quantized_as(config))
     layers = text_config(config or {}).get("num_hidden_layers")
     above = [n for n in spec.adapter.layers_to_transform if isinstance(layers, int) and n >= layers]
     if above and used("adapter.layers_to_transform", {"adapter": {"method": spec.adapter.method}}):
@@ -126,7 +140,13 @@ def stored_problems(
             "Use none: they are loaded as they are.",
             {"model.quantization": "none"},
         )
-    if stored not in _TRAINABLE:
+    if stored == "hqq":
+        yield Problem(
+            "model.name_or_path",
+            f"its weights are stored as hqq, and {_NO_HQQ}.",
+            "Choose the unquantized version of the model.",
+        )
+    elif stored not in _TRAINABLE:
         yield Problem(
             "model.name_or_path",
             f"its weights are stored as {stored}, on which peft trains nothing.",
@@ -145,4 +165,40 @@ def stored_problems(
             f"is none, and {stored} weights are rounded and can't be trained themselves.",
             "Choose lora.",
             {"adapter.method": "lora"},
+        )
+
+
+def packed(stored: str | None) -> bool:
+    """Whether weights that are `stored` so are held in layers that torch does not know as linear
+    ones."""
+    return stored in _ON_PACKED
+
+
+def packed_problems(adapter: AdapterSection, stored: str | None) -> Iterator[Problem]:
+    """What of an adapter peft can't put on the layers of a checkpoint that is `stored` so."""
+    able = _ON_PACKED.get(stored or "")
+    if able is None:
+        return
+    if adapter.method in LAYERWISE and adapter.method not in able:
+        yield Problem(
+            "adapter.method",
+            f"is {adapter.method}, and peft has no layer of that kind for {stored} weights.",
+            f"Use {', '.join(able[:-1])} or {able[-1]}.",
+            {"adapter.method": "lora"},
+        )
+    if adapter.method != "lora":
+        return
+    if adapter.use_dora:
+        yield Problem(
+            "adapter.use_dora",
+            f"DoRA needs the size of each weight, which peft can't read from {stored} ones.",
+            "Turn it off.",
+            {"adapter.use_dora": False},
+        )
+    if adapter.init_lora_weights not in _BLIND:
+        yield Problem(
+            "adapter.init_lora_weights",
+            f"{adapter.init_lora_weights} starts from the weights, and {stored} ones are packed.",
+            "Use default or gaussian.",
+            {"adapter.init_lora_weights": "default"},
         )

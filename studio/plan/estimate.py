@@ -45,10 +45,11 @@ def steps(spec: RunSpec, train_rows: int) -> int:
     if spec.train.max_steps > 0:
         return spec.train.max_steps
     if spec.train.trainer == "grpo":
-        # A row is a prompt, and only whole steps of prompts are taken.
+        # A row is a prompt, and only whole steps of prompts are taken; several may learn from one.
         each = spec.train.per_device_train_batch_size * spec.train.gradient_accumulation_steps
         prompts = max(1, each // spec.grpo.num_generations)
-        return math.ceil(max(1, train_rows // prompts) * spec.train.num_train_epochs)
+        times = max(1, train_rows // prompts) * spec.grpo.num_iterations
+        return math.ceil(times * spec.train.num_train_epochs)
     batches = math.ceil(train_rows / spec.train.per_device_train_batch_size)
     per_epoch = max(1, math.ceil(batches / spec.train.gradient_accumulation_steps))
     return math.ceil(per_epoch * spec.train.num_train_epochs)

@@ -10,7 +10,7 @@ from studio.plan.extras import REPORTERS
 from studio.plan.machine import Machine
 from studio.plan.shapes import text_config, unfit
 from studio.plan.summary import number
-from studio.spec import SECTIONS, RunSpec, parse
+from studio.spec import MEASURED, SECTIONS, RunSpec, parse
 
 Refused = dict[str, dict[str, str]]
 
@@ -198,7 +198,7 @@ def _length(spec: RunSpec, steps: int) -> Iterator[Problem]:
 def _unmeasured(spec: RunSpec) -> Iterator[Problem]:
     """What needs an evaluation, where not a single row is held back for it."""
     wants = {
-        "train.lr_scheduler_type": spec.train.lr_scheduler_type == "reduce_lr_on_plateau",
+        "train.lr_scheduler_type": spec.train.lr_scheduler_type in MEASURED,
         "train.save_strategy": spec.train.save_strategy == "best",
         "eval.load_best_model_at_end": spec.eval.load_best_model_at_end,
         "eval.early_stopping_patience": spec.eval.early_stopping_patience is not None,

@@ -22,6 +22,7 @@ from studio.spec.field import Meta, meta_of, show
 from studio.spec.generate import GenerateSection
 from studio.spec.grpo import REWARDS, GrpoSection
 from studio.spec.model import ModelSection
+from studio.spec.optimizer import MEASURED
 from studio.spec.recipe import (
     DEFAULTS,
     SECTIONS,
@@ -48,6 +49,7 @@ __all__ = [
     "COUNT",
     "DEFAULTS",
     "LAYERWISE",
+    "MEASURED",
     "METHODS",
     "NEXT_TOKEN",
     "PAIRED",

@@ -15,6 +15,8 @@ _FOUR_BITS = ("nf4", "fp4")
 # Adapters that peft multiplies with the stored weight, which is packed here.
 _NOT_ON_FOUR_BITS = ("loha", "lokr")
 _FROM_THE_WEIGHTS = ("olora", "pissa", "pissa_niter_16")
+# Methods that can train the base's biases with them.
+_WITH_BIAS = ("lora", "oft", "vera")
 
 
 def check_adapter(spec: "RunSpec") -> Iterator[Problem]:
@@ -22,6 +24,7 @@ def check_adapter(spec: "RunSpec") -> Iterator[Problem]:
     yield from _model(spec)
     yield from _quantized(spec)
     yield from _layers(spec)
+    yield from _compared(spec)
     match spec.adapter.method:
         case "lora":
             yield from _lora(spec)
@@ -148,6 +151,37 @@ def _layers(spec: "RunSpec") -> Iterator[Problem]:
             )
 
 
+def compares(spec: "RunSpec") -> bool:
+    """Whether the trainer compares the model with the base that it began as."""
+    trainer = spec.train.trainer
+    return trainer in ("dpo", "kto") or (trainer == "grpo" and spec.grpo.beta > 0)
+
+
+def _compared(spec: "RunSpec") -> Iterator[Problem]:
+    """What changes the base, where it is compared with: trl takes the model without its adapter for
+    it."""
+    if not compares(spec):
+        return
+    method, trainer = spec.adapter.method, spec.train.trainer
+    if method == "lora" and spec.adapter.init_lora_weights in _FROM_THE_WEIGHTS:
+        yield Problem(
+            "adapter.init_lora_weights",
+            f"{spec.adapter.init_lora_weights} takes a part of the weights out of the base, and "
+            f"the trainer {trainer} would compare with what is left of it.",
+            "Use default.",
+            {"adapter.init_lora_weights": "default"},
+        )
+    section = "adapter" if method == "lora" else method
+    if method in _WITH_BIAS and getattr(spec, section).bias != "none":
+        yield Problem(
+            f"{section}.bias",
+            f"is {getattr(spec, section).bias}: the base's own biases change, and the trainer "
+            f"{trainer} would compare with a base that is no longer the same.",
+            "Use none.",
+            {f"{section}.bias": "none"},
+        )
+
+
 def _lora(spec: "RunSpec") -> Iterator[Problem]:
     adapter = spec.adapter
     ranks = [adapter.r, *adapter.rank_pattern.values()]
@@ -215,6 +249,14 @@ def _full(spec: "RunSpec") -> Iterator[Problem]:
             "in it.",
             "Use auto: the weights are then held in float32.",
             {"model.dtype": "auto"},
+        )
+    if spec.train.trainer == "grpo" and spec.grpo.beta:
+        yield Problem(
+            "grpo.beta",
+            f"is {spec.grpo.beta:g}, and trl's grpo compares with a base that it loads again by "
+            "itself, without what was added to it here.",
+            "Use 0, or train an adapter.",
+            {"grpo.beta": 0.0},
         )
 
 

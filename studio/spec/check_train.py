@@ -8,7 +8,7 @@ from studio.errors import Problem
 from studio.spec.data import DataSection
 from studio.spec.evaluate import EvalSection
 from studio.spec.grpo import REWARDS, GrpoSection
-from studio.spec.optimizer import SCHEDULER_KWARGS, WARMED
+from studio.spec.optimizer import MEASURED, SCHEDULER_KWARGS, WARMED
 from studio.spec.train import NEXT_TOKEN, TrainSection
 
 if TYPE_CHECKING:
@@ -120,6 +120,13 @@ def _schedule(train: TrainSection) -> Iterator[Problem]:
             f"Write {', '.join(f'{k} = {v}' for k, v in _EXAMPLES[name].items())}.",
             {"train.lr_scheduler_kwargs": {**given, **_EXAMPLES[name]}},
         )
+    elif {"min_lr", "min_lr_rate"} <= set(given):
+        yield Problem(
+            "train.lr_scheduler_kwargs",
+            "has both min_lr and min_lr_rate, which say the same in two ways.",
+            "Keep one of them.",
+            {"train.lr_scheduler_kwargs": {k: v for k, v in given.items() if k != "min_lr"}},
+        )
 
 
 def _rows(spec: "RunSpec") -> Iterator[Problem]:
@@ -154,6 +161,11 @@ def holds_back(data: DataSection) -> bool:
     return not _NOTHING.fullmatch(data.validation.strip())
 
 
+def holds_test(data: DataSection) -> bool:
+    """Whether any rows are to be kept for a test at the end."""
+    return not _NOTHING.fullmatch(data.test.strip())
+
+
 def _evaluation(spec: "RunSpec") -> Iterator[Problem]:
     """What needs evaluations, where there are none."""
     train, evaluation = spec.train, spec.eval
@@ -165,10 +177,10 @@ def _evaluation(spec: "RunSpec") -> Iterator[Problem]:
         change = {"data.validation": "10%"}
     else:
         return
-    if train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if train.lr_scheduler_type in MEASURED:
         yield Problem(
             "train.lr_scheduler_type",
-            f"reduce_lr_on_plateau looks at the evaluations, and {where}.",
+            f"{train.lr_scheduler_type} looks at the evaluations, and {where}.",
             f"{remedy}, or choose another scheduler.",
             change,
         )
@@ -273,7 +285,7 @@ def _groups(spec: "RunSpec") -> Iterator[Problem]:
             {"train.per_device_train_batch_size": better},
         )
     held = spec.eval.per_device_eval_batch_size
-    if spec.eval.eval_strategy != "no" and held % each:
+    if (spec.eval.eval_strategy != "no" or holds_test(spec.data)) and held % each:
         better = each * max(1, round(held / each))
         yield Problem(
             "eval.per_device_eval_batch_size",

@@ -56,13 +56,13 @@ class EvalSection(Section):
     )
     per_device_eval_batch_size: int = option(
         8,
-        "Rows in one pass of the evaluation. Lower it when memory runs out.",
+        "Rows in one pass of the evaluation, and of the test at the end. Lower it when memory runs "
+        "out.",
         label="Evaluation batch size",
         group="Evaluation",
         ge=1,
         le=4096,
         link=_TRAINER,
-        when=_ON,
     )
     load_best_model_at_end: bool = option(
         False,

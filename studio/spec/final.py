@@ -1,5 +1,6 @@
 """The last run: over all of the data, with the settings that earlier runs have found."""
 
+from studio.spec.optimizer import MEASURED
 from studio.spec.recipe import RunSpec, with_values
 
 
@@ -18,7 +19,7 @@ def final(spec: RunSpec, epochs: float | None = None, steps: int | None = None) 
     }
     if spec.train.save_strategy == "best":
         changes["train.save_strategy"] = "steps"
-    if spec.train.lr_scheduler_type == "reduce_lr_on_plateau":
+    if spec.train.lr_scheduler_type in MEASURED:
         # What is lowered when evaluations get no better has nothing to go by.
         changes["train.lr_scheduler_type"] = "constant"
         changes["train.lr_scheduler_kwargs"] = {}

@@ -10,6 +10,8 @@ _HF = "https://huggingface.co/docs"
 _GRPO = f"{_HF}/trl/grpo_trainer"
 _REWARDS = f"{_GRPO}#using-a-custom-reward-function"
 
+_ITERATIONS = 8
+
 # Each reward by the field that holds its weight.
 REWARDS = {
     "exact_match": "exact_match_weight",
@@ -169,15 +171,26 @@ class GrpoSection(Section):
         le=3,
         link=_GRPO,
     )
+    num_iterations: int = option(
+        1,
+        "Steps that learn from the same answers before new ones are tried. Raise it to 2 or more "
+        "where trying takes most of the time; more of them learn less from each.",
+        label="Steps to a try",
+        group="GRPO",
+        ge=1,
+        le=_ITERATIONS,
+        link=_GRPO,
+    )
     epsilon: float = option(
         0.2,
-        "How far one step may move the likelihood of a token. Lower it for smaller, steadier "
-        "steps.",
+        "How far the likelihood of a token may move while steps learn from the same answers; in "
+        "the first of them none has moved yet. Lower it for smaller, steadier steps.",
         label="Clipping (epsilon)",
         group="GRPO",
         gt=0,
         le=1,
         link=_GRPO,
+        when=(("grpo.num_iterations", tuple(range(2, _ITERATIONS + 1))),),
     )
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = option(
         "dapo",

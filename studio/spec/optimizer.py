@@ -57,10 +57,10 @@ Schedulers = Literal[
 ]
 _BETAS = tuple(o for o in get_args(Optimizers) if re.search("adam|adema|lion", o))
 _EPSILON = tuple(o for o in _BETAS if "lion" not in o)
+# Those that find the rate themselves, by how the evaluations go.
+MEASURED = ("reduce_lr_on_plateau", "greedy")
 # The others keep their rate from the first step on, or find it themselves.
-WARMED = tuple(
-    s for s in get_args(Schedulers) if s not in ("constant", "reduce_lr_on_plateau", "greedy")
-)
+WARMED = tuple(s for s in get_args(Schedulers) if s not in ("constant", *MEASURED))
 # What each scheduler takes of its own; the others take nothing.
 SCHEDULER_KWARGS: dict[str, tuple[str, ...]] = {
     "cosine": ("num_cycles",),
@@ -88,6 +88,7 @@ SCHEDULER_KWARGS: dict[str, tuple[str, ...]] = {
         "eps",
     ),
     "greedy": (
+        "mode",
         "factor",
         "patience",
         "threshold",
@@ -200,8 +201,9 @@ class OptimizerFields(Section):
     )
     lr_scheduler_type: Schedulers = option(
         "linear",
-        "How the learning rate falls over the run. constant keeps it; cosine falls late; "
-        "reduce_lr_on_plateau lowers it when the evaluation stops getting better.",
+        "How the learning rate falls over the run. constant keeps it, cosine falls late; where the "
+        "evaluation gets no better, reduce_lr_on_plateau lowers it, and greedy does until it gets "
+        "better again.",
         label="Scheduler",
         group="Schedule",
         link=_SCHEDULES,
@@ -221,8 +223,8 @@ class OptimizerFields(Section):
         option(
             {},
             "What the scheduler takes of its own, such as num_cycles = 3 for cosine_with_restarts, "
-            "or patience = 2, factor = 0.5 for reduce_lr_on_plateau. Leave it empty for its "
-            "defaults.",
+            "patience = 2 for reduce_lr_on_plateau, or max_lr = 1e-3 for greedy, which is the "
+            "learning rate otherwise. Empty: its defaults.",
             label="Scheduler's own settings",
             group="Schedule",
             widget="mapping",

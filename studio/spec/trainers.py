@@ -40,13 +40,14 @@ class DpoSection(Section):
     )
     label_smoothing: float = option(
         0.0,
-        "Share of the pairs expected to be the wrong way round. Raise it for noisy labels; robust "
-        "needs it above 0.",
+        "Share of the pairs that the loss robust expects to be the wrong way round; it needs more "
+        "than 0. Raise it for noisy labels.",
         label="DPO label smoothing",
         group="DPO",
         ge=0,
         lt=0.5,
         link=_DPO,
+        when=(("dpo.loss_type", ("robust",)),),
     )
 
 

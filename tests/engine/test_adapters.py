@@ -9,13 +9,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from torch import nn
 from torch.optim import SGD
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTQConfig
 
 from studio.engine.adapters import CONFIGS, adapter_config, steps_of
 from studio.engine.export import export
-from studio.errors import StudioError
-from studio.runs import Run
+from studio.errors import SpecError, StudioError
+from studio.runs import Run, events
 from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, RunSpec, parse
 from tests.alternatives import pairs
@@ -66,6 +67,36 @@ def test_layers_are_counted_where_all_linear_ones_are_meant(model: Any) -> None:
     assert sorted(config.target_modules) == [
         "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
     ]  # fmt: skip
+
+
+class Packed(nn.Module):
+    """A linear layer as GPTQ and AWQ hold it: no nn.Linear, and its weight packed."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("qweight", torch.zeros(1, dtype=torch.int32))
+
+
+@pytest.fixture
+def packed(tiny_model: Path) -> Any:
+    """The tiny model as it looks when it came in GPTQ's form."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
+            model.set_submodule(name, Packed(module))
+    model.config.quantization_config = GPTQConfig(bits=4)
+    return model
+
+
+def test_packed_layers_are_linear_ones_too(packed: Any) -> None:
+    config = config_of(parse({}), packed)
+    assert sorted(config.target_modules) == [
+        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
+    ]  # fmt: skip
+    with pytest.raises(SpecError, match=r"adapter\.method"):
+        config_of(parse({"adapter": {"method": "ia3"}}), packed)
+    assert config_of(parse({"adapter": {"method": "prompt_tuning"}}), packed) is not None
 
 
 @pytest.mark.parametrize(
@@ -174,6 +205,35 @@ def test_an_adapter_that_took_a_part_of_the_base_goes_on_the_base_as_it_was(
     export(run, "merged", tmp_path / "out", settings, Recorder())
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert (merged(IDS).logits - tuned(IDS).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_the_weight_of_right_angles_moves_the_gradient_and_not_what_is_told(
+    new_run: Callable[..., Run], train_here: Callable[[Run], int], tmp_path: Path, trainer: str
+) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": f"{n}.", "rejected": "The tea."} for n in range(8)]
+    if trainer == "sft":
+        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    losses, norms = [], []
+    for weight, parts in ((0.0, 1), (50.0, 1), (50.0, 2)):
+        run = new_run(
+            data={"path": str(path), "validation": "0"},
+            adapter={"method": "adalora"},
+            adalora={"orth_reg_weight": weight},
+            train={
+                "trainer": trainer, "max_steps": 2, "per_device_train_batch_size": 8 // parts,
+                "gradient_accumulation_steps": parts,
+            },
+        )  # fmt: skip
+        assert train_here(run) == 0, ended(run)
+        log = next(event for event in events.tail(run.events)[0] if event["type"] == "log")
+        losses.append(log["loss"])
+        norms.append(log["grad_norm"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+    # In two batches the step is the same one.
+    assert norms[1] > 1.5 * norms[0] and norms[2] == pytest.approx(norms[1], rel=1e-3)
 
 
 def test_adalora_takes_ranks_away_and_is_loaded_as_it_was(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import training_args
+from transformers import get_scheduler, training_args
 from transformers.utils import ExplicitEnum
 from trl import SFTConfig
 
@@ -70,6 +70,34 @@ def test_without_rows_held_back_nothing_is_evaluated() -> None:
 def test_the_numbers_follow_the_hardware(dtype: torch.dtype, bf16: bool, fp16: bool) -> None:
     config = sft(DEFAULTS, Hardware("cpu", dtype))
     assert (config.use_cpu, config.bf16, config.fp16) == (True, bf16, fp16)
+
+
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "greedy"])
+def test_a_scheduler_that_looks_at_evaluations_knows_which_way_is_better(name: str) -> None:
+    def mode(metric: str, **given: str) -> object:
+        train = {"train.lr_scheduler_type": name, "train.lr_scheduler_kwargs": given}
+        spec = with_values(DEFAULTS, {**train, "eval.metric_for_best_model": metric})
+        return sft(spec).lr_scheduler_kwargs["mode"]
+
+    assert mode("eval_loss") == "min" and mode("eval_mean_token_accuracy") == "max"
+    assert mode("eval_mean_token_accuracy", mode="min") == "min"
+
+
+def test_greedy_moves_below_the_learning_rate_unless_told_otherwise() -> None:
+    told = {"train.lr_scheduler_type": "greedy", "train.learning_rate": 1e-4}
+    kwargs = sft(with_values(DEFAULTS, told)).lr_scheduler_kwargs
+    assert (kwargs["min_lr"], kwargs["max_lr"]) == (pytest.approx(1e-6), 1e-4)
+    told["train.lr_scheduler_kwargs"] = {"max_lr": 1e-3, "patience": 0, "factor": 0.5}
+    kwargs = sft(with_values(DEFAULTS, told)).lr_scheduler_kwargs
+    assert kwargs["max_lr"] == 1e-3
+    # It takes what it is told, and goes both ways.
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-4)
+    scheduler = get_scheduler("greedy", optimizer, scheduler_specific_kwargs=kwargs)
+    rates = []
+    for loss in (2.0, 1.0, 3.0, 3.0, 3.0):
+        scheduler.step(loss)
+        rates.append(scheduler.get_last_lr()[0])
+    assert rates == pytest.approx([2e-4, 4e-4, 2e-4, 1e-4, 5e-5])
 
 
 def test_nothing_hides_a_nan_or_reports_elsewhere() -> None:

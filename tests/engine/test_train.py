@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from studio.engine.trainers import Base
 from studio.runs import Run, RunStore, events
 from studio.runs.lock import try_lock
 from studio.settings import Settings
@@ -365,3 +366,19 @@ def test_the_test_rows_are_measured_once_at_the_end(new_run: NewRun, train_here:
     assert (start["train_rows"], start["eval_rows"], start["test_rows"]) == (15, 0, 5)
     assert of_kind(run, "eval") == [] and ended(run)["test_loss"] > 0
     assert ended(run)["eval_loss"] is None
+
+
+def test_what_was_trained_is_kept_where_the_test_rows_can_not_be_measured(
+    new_run: NewRun, train_here: TrainHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room for the answers")
+
+    monkeypatch.setattr(Base, "evaluate", evaluate)
+    run = new_run(data={"validation": "0", "test": "5"}, train={"max_steps": 1})
+    assert train_here(run) == 0, ended(run)
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    end = ended(run)
+    assert (end["status"], end["test_loss"]) == ("finished", None)
+    (note,) = [e["text"] for e in of_kind(run, "note") if "test loss" in e["text"]]
+    assert "no room for the answers" in note

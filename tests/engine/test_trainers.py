@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from studio.engine.adapters import steps_of
 from studio.engine.load import Hardware
 from studio.engine.preview import Preview
 from studio.engine.reward import load_scorer
+from studio.plan.estimate import steps
 from studio.runs import Run, events
 from studio.settings import Settings
 from tests.engine.helpers import Recorder, ended
@@ -107,6 +109,30 @@ def test_the_answers_that_were_tried_can_be_read(
         for row in line["rows"]:
             assert row["prompt"].startswith("<|im_start|>system") and row["answer"] == "I am well."
             assert set(row["rewards"]) == {"exact_match", "length"}
+
+
+def test_steps_that_learn_from_the_same_answers_are_bounded_by_epsilon(
+    new_run: NewRun, train_here: TrainHere, tmp_path: Path
+) -> None:
+    norms = []
+    for epsilon in (1.0, 1e-7):
+        given = sections("grpo", written(tmp_path, ASKED), max_steps=-1, num_train_epochs=0.2)
+        given["train"]["learning_rate"] = 1e-3
+        # What differs between answers of one length are their letters.
+        own = {"num_iterations": 2, "epsilon": epsilon, "pattern": "[aeiou]", "pattern_weight": 1.0}
+        given["grpo"] |= own | {"num_generations": 4}
+        given["train"] |= {"per_device_train_batch_size": 4}
+        given["eval"] |= {"per_device_eval_batch_size": 4}
+        run = new_run(**given)
+        assert train_here(run) == 0, ended(run)
+        logs = of_kind(run, "log")
+        # 10 prompts, each of which makes two steps.
+        assert len(logs) == 4 == steps(run.spec(), 10) == steps_of(run.spec(), 10)
+        lines = [json.loads(line) for line in run.completions.read_bytes().splitlines()]
+        assert [line["step"] for line in lines] == [1, 3]
+        norms.append([log["grad_norm"] for log in logs])
+    assert norms[0][0] == norms[1][0] > 0
+    assert norms[0][1] != norms[1][1]
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

@@ -79,12 +79,25 @@ def test_a_file_that_has_changed_asks_again(own: Path, settings: Settings) -> No
         resolve(wanted, settings, Recorder())
 
 
-def test_code_of_another_repository_is_refused_even_so(own: Path, settings: Settings) -> None:
+@pytest.mark.parametrize("kind", ["mine", "llama"])
+def test_code_of_another_repository_is_refused_even_so(
+    own: Path, settings: Settings, kind: str
+) -> None:
     config = json.loads((own / "config.json").read_text())
-    config["auto_map"]["AutoModelForCausalLM"] = "other/repo--mine.Mine"
+    # Of a kind that transformers knows it would still take what the map names, once it may.
+    config |= {"model_type": kind, "auto_map": {"AutoModelForCausalLM": "other/repo--mine.Mine"}}
     (own / "config.json").write_text(json.dumps(config))
     with pytest.raises(StudioError, match="other/repo"):
         resolve(section(settings), settings, Recorder())
+
+
+def test_without_consent_a_known_kind_needs_none_of_it(own: Path, settings: Settings) -> None:
+    config = json.loads((own / "config.json").read_text())
+    config |= {"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "other/repo--mine.Mine"}}
+    (own / "config.json").write_text(json.dumps(config))
+    plain = ModelSection(name_or_path="own")
+    model = load_model(plain, resolve(plain, settings, Recorder()), CPU, Recorder())
+    assert type(model).__module__.startswith("transformers.")
 
 
 def test_pickles_are_opened_only_where_that_is_said(tiny_model: Path, settings: Settings) -> None:

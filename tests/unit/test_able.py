@@ -6,7 +6,7 @@ import pytest
 
 from studio.plan import able
 from studio.plan.machine import Gpu, Machine
-from studio.spec import parse
+from studio.spec import METHODS, PROMPTS, parse
 
 CPU = Machine(cores=2, total=16 * 10**9, available=12 * 10**9, gpus=())
 GPU = Machine(2, CPU.total, CPU.available, (Gpu("H100", 80 * 10**9, 10**9, 9.0),))
@@ -51,13 +51,27 @@ def test_attention_that_needs_a_gpu(installed: set[str], kind: str) -> None:
     assert told(tree, GPU) == {}
 
 
+def test_flash_attention_is_not_computed_in_float32(installed: set[str]) -> None:
+    installed.add("flash_attn")
+    model = {"attn_implementation": "flash_attention_2", "dtype": "float32"}
+    assert "float32" in told({"model": model}, GPU)["model.attn_implementation"]
+    assert told({"model": {**model, "dtype": "bfloat16"}}, GPU) == {}
+
+
 def test_quantizers_that_are_not_installed(installed: set[str]) -> None:
     tree = {"model": {"quantization": "torchao"}}
     assert "torchao is not installed" in told(tree)["model.quantization"]
-    assert "needs a GPU" in told({"model": {"quantization": "hqq"}})["model.quantization"]
-    assert "hqq is not" in told({"model": {"quantization": "hqq"}}, GPU)["model.quantization"]
-    installed.update(("torchao", "hqq"))
-    assert told(tree) == told({"model": {"quantization": "hqq"}}, GPU) == {}
+    installed.add("torchao")
+    assert told(tree) == {}
+
+
+def test_hqq_is_refused_everywhere(installed: set[str]) -> None:
+    installed.add("hqq")
+    for machine in (CPU, GPU):
+        made = told({"model": {"quantization": "hqq"}}, machine)
+        assert "transformers 5.23 can't load" in made["model.quantization"]
+        came = told({}, machine, {"quantization_config": {"quant_method": "hqq"}})
+        assert "transformers 5.23 can't load" in came["model.name_or_path"]
 
 
 @pytest.mark.parametrize("stored", ["gptq", "awq"])
@@ -72,6 +86,27 @@ def test_a_checkpoint_that_is_quantized_already(installed: set[str], stored: str
     assert "can't be quantized again" in again["model.quantization"]
     full = told({"adapter": {"method": "none"}}, config=config)
     assert "can't be trained themselves" in full["adapter.method"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stored", ["gptq", "awq"])
+def test_methods_for_which_peft_has_no_packed_layer(
+    installed: set[str], stored: str, method: str
+) -> None:
+    installed.add("gptqmodel")
+    able = {"lora", "oft", "vera", *PROMPTS} | ({"adalora"} if stored == "gptq" else set())
+    config = {"quantization_config": {"quant_method": stored}}
+    found = told({"adapter": {"method": method}}, config=config)
+    assert list(found) == ([] if method in able else ["adapter.method"])
+
+
+def test_what_of_lora_needs_weights_that_are_not_packed(installed: set[str]) -> None:
+    installed.add("gptqmodel")
+    config = {"quantization_config": {"quant_method": "gptq"}}
+    adapter = {"use_dora": True, "init_lora_weights": "orthogonal"}
+    found = told({"adapter": adapter}, config=config)
+    assert list(found) == ["adapter.use_dora", "adapter.init_lora_weights"]
+    assert told({"adapter": {"init_lora_weights": "gaussian"}}, config=config) == {}
 
 
 def test_a_checkpoint_on_which_nothing_is_trained() -> None:

@@ -48,6 +48,7 @@ def test_what_the_machine_lacks_is_refused_with_what_mends_it(
             0,
             "train.lr_scheduler_type",
         ),
+        ({"train": {"lr_scheduler_type": "greedy"}}, 90, 0, "train.lr_scheduler_type"),
         ({"train": {"save_strategy": "best"}}, 90, 0, "train.save_strategy"),
         ({"eval": {"load_best_model_at_end": True}}, 90, 0, "eval.load_best_model_at_end"),
         ({"eval": {"early_stopping_patience": 2}}, 90, 0, "eval.early_stopping_patience"),

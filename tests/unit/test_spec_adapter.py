@@ -59,6 +59,29 @@ def told(tree: dict[str, Any]) -> dict[str, str]:
             {"adapter": {"init_lora_weights": "pissa", "modules_to_save": ["lm_head"]}},
             "adapter.modules_to_save",
         ),
+        (
+            {"adapter": {"init_lora_weights": "pissa"}, "train": {"trainer": "dpo"}},
+            "adapter.init_lora_weights",
+        ),
+        (
+            {"adapter": {"init_lora_weights": "olora"}, "train": {"trainer": "kto"}},
+            "adapter.init_lora_weights",
+        ),
+        (
+            {
+                "adapter": {"init_lora_weights": "pissa_niter_16"}, "train": {"trainer": "grpo"},
+                "grpo": {"beta": 0.04},
+            },
+            "adapter.init_lora_weights",
+        ),
+        ({"adapter": {"bias": "all"}, "train": {"trainer": "dpo"}}, "adapter.bias"),
+        (
+            {
+                "adapter": {"method": "vera"}, "vera": {"bias": "vera_only"},
+                "train": {"trainer": "kto"},
+            },
+            "vera.bias",
+        ),
         ({"adapter": {"target_modules": ["q_proj", "lm_head"]}}, "adapter.target_modules"),
         ({"adapter": {"target_modules": ["lm_head"]}}, "adapter.target_modules"),
         (
@@ -95,12 +118,22 @@ def told(tree: dict[str, Any]) -> dict[str, str]:
             "adapter.method",
         ),
         ({"adapter": {"method": "none"}, "model": {"dtype": "float16"}}, "model.dtype"),
+        (
+            {"adapter": {"method": "none"}, "train": {"trainer": "grpo"}, "grpo": {"beta": 0.04}},
+            "grpo.beta",
+        ),
         ({"model": {"device_map": "cpu", "dtype": "float16"}}, "model.dtype"),
         ({"model": {"trust_remote_code": True}}, "model.trust_remote_code"),
     ],
 )  # fmt: skip
 def test_what_can_not_go_together_is_told_at_its_field(tree: dict[str, Any], field: str) -> None:
     assert list(told(tree)) == [field]
+
+
+@pytest.mark.parametrize("trainer", ["sft", "orpo", "reward", "grpo"])
+def test_a_changed_base_is_fine_where_nothing_is_compared_with_it(trainer: str) -> None:
+    adapter = {"init_lora_weights": "pissa", "bias": "all"}
+    assert told({"adapter": adapter, "train": {"trainer": trainer}}) == {}
 
 
 @pytest.mark.parametrize("method", METHODS)

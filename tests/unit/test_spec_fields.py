@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from studio.errors import Problem, SpecError
-from studio.spec import DEFAULTS, REWARDS, SECTIONS, Meta, fields, parse
+from studio.spec import DEFAULTS, REWARDS, SECTIONS, Meta, fields, parse, used
 from tests.unit.libraries import METHODS
 
 FIELDS = [
@@ -147,7 +147,16 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
         ({"train": {"lr_scheduler_type": "cosine_with_min_lr"}}, "train.lr_scheduler_kwargs"),
         (
             {
-                "train": {"lr_scheduler_type": "reduce_lr_on_plateau"},
+                "train": {
+                    "lr_scheduler_type": "cosine_warmup_with_min_lr",
+                    "lr_scheduler_kwargs": {"min_lr": 1e-6, "min_lr_rate": 0.1},
+                },
+            },
+            "train.lr_scheduler_kwargs",
+        ),
+        (
+            {
+                "train": {"lr_scheduler_type": "greedy"},
                 "data": {"validation": "0"},
             },
             "train.lr_scheduler_type",
@@ -194,12 +203,33 @@ def test_what_is_no_finite_number_is_refused(section: str, name: str, info: Fiel
             {"train": {"trainer": "grpo"}, "eval": {"per_device_eval_batch_size": 6}},
             "eval.per_device_eval_batch_size",
         ),
+        (
+            {
+                "train": {"trainer": "grpo"},
+                "data": {"validation": "0", "test": "10%"},
+                "eval": {"eval_strategy": "no", "per_device_eval_batch_size": 6},
+            },
+            "eval.per_device_eval_batch_size",
+        ),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused_at_their_field(
     tree: dict[str, Any], field: str
 ) -> None:
     assert list(problems(tree)) == [field]
+
+
+def test_the_evaluation_batch_counts_where_only_test_rows_are_measured() -> None:
+    tree: dict[str, Any] = {"eval": {"eval_strategy": "no", "per_device_eval_batch_size": 6}}
+    assert used("eval.per_device_eval_batch_size", tree)
+    assert problems({**tree, "train": {"trainer": "grpo"}}) == {}
+
+
+@pytest.mark.parametrize("loss", get_args(SECTIONS["dpo"].model_fields["loss_type"].annotation))
+def test_only_the_loss_robust_has_labels_smoothed(loss: str) -> None:
+    assert used(
+        "dpo.label_smoothing", {"train": {"trainer": "dpo"}, "dpo": {"loss_type": loss}}
+    ) == (loss == "robust")
 
 
 def mended(tree: dict[str, Any]) -> list[Problem]:
@@ -231,6 +261,12 @@ def mended(tree: dict[str, Any]) -> list[Problem]:
         {"train": {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 20, "max_steps": 9}},
         {"train": {"trainer": "kto", "per_device_train_batch_size": 1}},
         {"train": {"trainer": "dpo"}, "dpo": {"loss_type": "robust"}},
+        {
+            "train": {
+                "lr_scheduler_type": "cosine_with_min_lr",
+                "lr_scheduler_kwargs": {"min_lr": 1e-6, "min_lr_rate": 0.1, "power": 2},
+            },
+        },
     ],
 )
 def test_the_changes_that_come_with_problems_mend_them(tree: dict[str, Any]) -> None:

@@ -41,6 +41,9 @@ def test_the_final_run_learns_from_all_rows_with_the_same_settings() -> None:
     assert spec.eval.eval_strategy == "no" and not spec.eval.load_best_model_at_end
     assert spec.eval.early_stopping_patience is None
     assert spec.train.lr_scheduler_type == "constant"
+    train = FOUND["train"] | {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"factor": 0.9}}
+    spec = final(parse({**FOUND, "train": train}))
+    assert (spec.train.lr_scheduler_type, spec.train.lr_scheduler_kwargs) == ("constant", {})
 
 
 @pytest.mark.parametrize(("epochs", "wanted"), [(1.5, 1.5), (None, 3.0)])
