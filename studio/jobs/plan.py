@@ -86,7 +86,7 @@ def rows_of(settings: Settings, spec: RunSpec, data: Data, train: int, held: int
     """`train` rows to learn from and `held` ones, with their lengths: of all, where they were
     checked, else guessed from the characters of the first."""
     report = audit_result(settings, spec) if spec.train.trainer in NEXT_TOKEN else None
-    if report is None:
+    if report is None or not report.lengths:
         return Rows.of_characters(train, held, characters(data, _SAMPLE))
     scored = report.counts["trained_tokens"] / max(1, report.counts["tokens"])
     told = report.lengths

@@ -33,9 +33,9 @@ class Planned:
     plan: Plan
     choice: Choice | None
     learned: Learned
-    probed: bool
     summary: Summary
     machine: Machine
+    probed: bool = False
 
 
 def planned(settings: Settings, store: RunStore, spec: RunSpec) -> Planned | None:
@@ -56,7 +56,7 @@ def planned(settings: Settings, store: RunStore, spec: RunSpec) -> Planned | Non
         if len(_chosen) >= _MOST_CHOSEN:
             _chosen.clear()
         _chosen[key] = choose(spec, summary, here, known, taught)
-    return Planned(found, _chosen[key], taught, steps is not None, summary, here)
+    return Planned(found, _chosen[key], taught, summary, here, steps is not None)
 
 
 # What the bar shows, from the left: the words, the parts, and the class that colours it.

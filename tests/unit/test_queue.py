@@ -18,7 +18,7 @@ from studio import cli, worker
 from studio.engine.report import Reporter, Stopped
 from studio.errors import StudioError
 from studio.jobs import conduct, waiting
-from studio.jobs.plan import _few_steps
+from studio.jobs.probe import probe
 from studio.jobs.spare import Spare
 from studio.plan import device
 from studio.plan.machine import Gpu
@@ -276,7 +276,7 @@ def test_a_run_waits_while_another_home_has_the_gpu(
         assert cli.main(["queue", "list", "--home", str(settings.home)]) == 0
         assert told in capsys.readouterr().out
         with pytest.raises(StudioError, match="at work on a run"):
-            _few_steps(settings, DEFAULTS)
+            next(probe(store, settings, DEFAULTS))
     assert waiting.waits_for(store) == "waits for its turn"
     started = conduct._start_next(store, settings, Spare(settings))
     assert started and started[0] == run and started[1].wait(30) == 1
