@@ -49,7 +49,9 @@ LENGTHS = [120, 37, 1, 260, 75]
 COUNT = float(sum(LENGTHS) - len(LENGTHS))
 
 
-def loaded(folder: Path, quantization: str, dtype: torch.dtype = torch.bfloat16) -> Any:
+def loaded(
+    folder: Path, quantization: str, dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0
+) -> Any:
     """The folder's model with an adapter whose B is not zero; the same numbers every time."""
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -64,7 +66,13 @@ def loaded(folder: Path, quantization: str, dtype: torch.dtype = torch.bfloat16)
         quantization_config=quantized if quantization == "nf4" else None,
     )
     torch.manual_seed(0)
-    config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=8,
+        lora_alpha=16,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+    )
     model = get_peft_model(base, config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -165,6 +173,19 @@ def test_as_close_to_float32_as_the_plain_path(how: str, quantization: str, tmp_
     assert fast.step.how == (
         "not compiled" if how == "eager" else "compiled" + ", recorded" * (how != "compiled")
     )
+
+
+@pytest.mark.parametrize("how", PLANS)
+def test_dropout_draws_the_same_however_it_runs(how: str, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    folder = saved("llama", tmp_path)
+    losses, grads, _ = steps(loaded(folder, "none", dropout=0.2), PLANS["eager"], 1)
+    found_losses, found, _ = steps(loaded(folder, "none", dropout=0.2), PLANS[how], 4)
+    undropped, _, _ = steps(loaded(folder, "none"), PLANS["eager"], 1)
+    assert abs(undropped[0] - losses[0]) > 0.05
+    for loss, gradient in zip(found_losses, found, strict=True):
+        assert abs(loss - losses[0]) < 0.02
+        assert apart(gradient, grads[0]) < 0.04
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
+from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from transformers import (
     AutoModelForCausalLM,
