@@ -99,7 +99,9 @@ class _Mapped:
                 reader = pyarrow.ipc.open_file(self.bytes)
                 self.batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
             else:
-                self.batches = list(pyarrow.ipc.open_stream(self.bytes))
+                reader = pyarrow.ipc.open_stream(self.bytes)
+                self.batches = list(reader)
+            self.schema = reader.schema
 
     def holds(self, batch: Any) -> bool:
         """Whether all of the batch lies in the file, and none was unpacked."""
@@ -161,9 +163,18 @@ def rewrite(path: Path, kind: str, target: Path, report: Report, check: Callable
             writer.write_batch(batch)
             done += batch.num_rows
             report.stage(f"reading {path.name}, {done:,} rows")
+        writer = writer or pyarrow.ipc.new_file(str(target), _schema(path, kind))
     finally:
         if writer is not None:
             writer.close()
+
+
+def _schema(path: Path, kind: str) -> Any:
+    """The columns, which a file without rows has too."""
+    from pyarrow import parquet
+
+    with readable(path.name):
+        return parquet.read_schema(path) if kind == "parquet" else _Mapped(path).schema
 
 
 def _is_odd(schema: Any) -> bool:

@@ -25,6 +25,7 @@ from studio.errors import StudioError
 from studio.settings import Settings
 
 _REMEMBERED_S = 86_400.0
+_FALLBACK_S = 600.0
 # A split's name, or a slice of it whose begin is a row's number.
 _SLICE = re.compile(r"(?P<name>\w+)(\[(?P<begin>\d*):(?P<end>\d*)\])?")
 
@@ -97,7 +98,8 @@ class HubSet:
             if old is None:
                 raise
             report.note(f"{error.message} The rows of an earlier download are used.")
-            return old
+            # For a while: else every look at a row would wait for the network again.
+            found = {**old, "time": time.time() - _REMEMBERED_S + _FALLBACK_S}
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         cache.write_json(self._memory, found)
         return found

@@ -1,6 +1,7 @@
 """Opening data: its sources are found and indexed, and the steps carried out."""
 
 import random
+import re
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from studio.spec import DataSection, Drop, Filter, System
 
 # Rows that are looked at to tell the layout.
 LOOKED_AT = 20
+# A split's name, or a slice of one.
+_BARE = re.compile(r"\w+(\[[\d:%]*\])?")
 # Whose random part of a source it is.
 _WEIGHT_SEED = 42
 # What does not change which rows are left.
@@ -109,8 +112,10 @@ def confine(section: DataSection, settings: Settings) -> None:
 
 
 def _held(part: str, text: str, first: Origin, settings: Settings) -> Origin:
-    """What a held-out part's name means: a file, or a split of the first source."""
-    if locate(text, settings) is not None:
+    """What a held-out part's name means: a file, or a split of the first source. On the Hub a bare
+    name is a split, whatever is called so here."""
+    bare = _BARE.fullmatch(text) is not None and locate(first.path, settings) is None
+    if not bare and locate(text, settings) is not None:
         return Origin(text)
     if not has_splits(first, settings):
         raise StudioError(

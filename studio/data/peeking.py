@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from studio.data.example import Broken, Row
+from studio.data.hub import HubSet
 from studio.data.layouts import Layout
 from studio.data.opening import LOOKED_AT, layout_of
 from studio.data.sources import find, origins
@@ -51,9 +52,14 @@ def peek(section: DataSection, settings: Settings, count: int) -> Peek:
 def _streamed(
     section: DataSection, settings: Settings, layouts: list[Layout]
 ) -> Iterator[tuple[str, Row | Broken, int]]:
-    """The rows of all sources with their place and source, whose layout is in `layouts` by then."""
+    """The rows of all sources with their place and source, whose layout is in `layouts` by then;
+    up to a further source that has to be downloaded first."""
     for number, origin in enumerate(origins(section)):
-        rows = find(origin, section.encoding, settings).first()
+        source = find(origin, section.encoding, settings)
+        if number and isinstance(source, HubSet) and not source.is_ready():
+            # The first ones are known by then: nobody waits for a network to see more.
+            return
+        rows = source.first()
         head = list(islice(rows, LOOKED_AT))
         layouts.append(layout_of([row for _, row in head], section, origin.path))
         yield from ((place, row, number) for place, row in chain(head, rows))

@@ -10,6 +10,8 @@ from studio.ui.steps import words
 
 _SIGNS = {"stop": "✕", "warn": "!", "info": "i"}
 _SAYS = {"stop": "would ruin the run", "warn": "look at it", "info": "good to know"}
+# Without a template there is nothing to accept: no row could be written.
+_NEVER = ("no_template",)
 _ORDER = ("stop", "warn", "info")
 
 
@@ -61,7 +63,7 @@ def finding(found: Finding, accepted: bool) -> str:
     does = []
     if found.remedy is not None and not accepted:
         does.append(_remedy(found.remedy))
-    if found.severity == "stop":
+    if found.severity == "stop" and found.id not in _NEVER:
         does.append(
             "<span class='soft'>accepted</span>"
             if accepted

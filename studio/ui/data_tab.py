@@ -130,6 +130,12 @@ class DataTab:
         self.more_split = gr.Textbox(
             "train", label="Its split, on the Hub", max_lines=1, elem_id="source-split"
         )
+        self.more_name = gr.Textbox(
+            label="Its configuration, on the Hub", max_lines=1, elem_id="source-name"
+        )
+        self.more_revision = gr.Textbox(
+            label="Its revision, on the Hub", max_lines=1, elem_id="source-revision"
+        )
         self.more_weight = gr.Number(1, label="Its weight", elem_id="source-weight")
         self.more_add = gr.Button("Add the source", size="sm", elem_id="source-add")
 
@@ -357,6 +363,7 @@ class DataTab:
     def _wire_sources(self, context: Context) -> None:
         """Further sources, ready prompt formats, and an upload."""
         settings, form = context.settings, context.form
+        named = {"name": self.more_name, "revision": self.more_revision}
 
         def add(values: Values) -> Any:
             path = str(values[self.more] or "").strip()
@@ -365,10 +372,14 @@ class DataTab:
             source: dict[str, Any] = {"path": path}
             split, weight = str(values[self.more_split] or "").strip(), values[self.more_weight]
             source |= {"split": split} if split not in ("", "train") else {}
+            for key, box in named.items():
+                text = str(values[box] or "").strip()
+                source |= {key: text} if text else {}
             source |= {"weight": weight} if weight not in (None, 1) else {}
             also = form.tree(values)["data"]["also"]
             listed = [*(also if isinstance(also, list) else []), source]
-            return {**form.set({"data.also": listed}), self.more: ""}
+            emptied = dict.fromkeys([self.more, *named.values()], "")
+            return {**form.set({"data.also": listed}), **emptied}
 
         def fill(name: str) -> Any:
             found = next((f for f in FORMATS if f[0] == name), None)
@@ -389,8 +400,8 @@ class DataTab:
             return {self.path: gr.Dropdown(choices(settings), value=kept)}
 
         also = form.components["data.also"]
-        inputs = context.fields | {self.more, self.more_split, self.more_weight}
-        self.more_add.click(add, inputs, [also, self.more], **QUIET)
+        inputs = context.fields | {self.more, self.more_split, self.more_weight, *named.values()}
+        self.more_add.click(add, inputs, [also, self.more, *named.values()], **QUIET)
         templates = [form.components[f"data.{n}_template"] for n in ("prompt", "completion")]
         self.formats.input(fill, self.formats, templates, **QUIET)
         self.upload.upload(upload, self.upload, [self.path, self.about], **QUIET)

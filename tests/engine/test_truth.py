@@ -60,6 +60,32 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
         }
         for q, a in SAID
     ],
+    # Laid out as the larger files are.
+    "tools after some talk": [
+        {
+            "conversations": sharegpt(
+                ("human", q), ("gpt", a), ("human", "Find it."), ("function_call", CALL),
+                ("observation", '{"tea": 3}'), ("gpt", "Three."),
+            ),
+            "tools": TOOLS,
+        }
+        for q, a in SAID
+    ],
+    "squad": [
+        {
+            "id": n, "title": "چای", "context": f"چای {n} گرم است.", "question": f"چای {n} چیست؟",
+            "answers": {"text": ["گرم", "گرم است"], "answer_start": [4, 4]}, "is_impossible": False,
+        }
+        for n, _ in enumerate(SAID)
+    ],
+    "lmsys": [
+        {
+            "conversation_id": f"c{n}", "model": "demo", "conversation": turns(q, a) + turns(a, q),
+            "turn": 2, "language": "English", "openai_moderation": [{"flagged": False}],
+            "redacted": False,
+        }
+        for n, (q, a) in enumerate(SAID)
+    ],
     "preference": [{"prompt": q, "chosen": a, "rejected": f"No. {q}"} for q, a in SAID],
     "preference in turns": [
         {
@@ -70,7 +96,7 @@ LAYOUTS: dict[str, list[dict[str, Any]]] = {
         for q, a in SAID
     ],
     "kto": [{"messages": turns(q, a), "label": n % 2 == 0} for n, (q, a) in enumerate(SAID)],
-}
+}  # fmt: skip
 FILES = {
     "alpaca_en_demo.json": "sft", "code_alpaca_2k.json": "sft", "dolly_layout.jsonl": "sft",
     "lmsys_layout.jsonl": "sft", "persian_qa_test.json": "sft",
@@ -172,7 +198,7 @@ def write(settings: Settings, rows: list[dict[str, Any]]) -> str:
 def test_every_layout_under_three_templates(
     settings: Settings, tiny_model: Path, told: list[str], layout: str, template: str
 ) -> None:
-    if layout == "tools" and template == "model":
+    if layout.startswith("tools") and template == "model":
         template = "mistral"
     data = {"path": write(settings, LAYOUTS[layout]), "chat_template": template}
     compare(settings, tiny_model, told, data, trainer=trainer_of(layout))
@@ -200,12 +226,15 @@ def test_every_shared_file_under_three_templates(
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("layout", ["messages", "text"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if trainer_of(name) == "sft"])
 def test_packed(
     settings: Settings, tiny_model: Path, told: list[str], layout: str, template: str
 ) -> None:
+    if layout.startswith("tools") and template == "model":
+        template = "mistral"
     data = {"path": write(settings, LAYOUTS[layout] * 4), "chat_template": template}
-    compare(settings, tiny_model, told, data, packing=True, max_length=128)
+    length = 700 if layout.startswith("tools") else 256
+    compare(settings, tiny_model, told, data, packing=True, max_length=length)
 
 
 @pytest.mark.parametrize("layout", ["messages", "preference", "kto"])
@@ -262,7 +291,7 @@ def test_what_a_row_shows_is_what_is_learned_of_it(
     layout: str, train_on: str,
 ) -> None:  # fmt: skip
     """Token by token: the coloured ones are those that the trainer learns, and no others."""
-    template = "mistral" if layout == "tools" else "chatml"
+    template = "mistral" if layout.startswith("tools") else "chatml"
     data = {"path": write(settings, LAYOUTS[layout]), "chat_template": template}
     fields = {"trainer": trainer_of(layout), "max_length": 60 if layout == "alpaca" else 700}
     compare(settings, tiny_model, told, {**data, "train_on": train_on}, **fields)

@@ -262,6 +262,12 @@ def test_the_longest_that_is_kept_is_on_the_chart(
     assert made.count("<rect") == (2 if "far" in shown else max(2, limit // 10 + 1))
 
 
+def test_what_can_be_accepted_has_a_button_for_it() -> None:
+    for name, offered in (("end_of_turn", True), ("no_template", False)):
+        made = audit_view.finding(Finding(name, "stop", 1, "It is so."), False)
+        assert ("Accept as it is" in said(made)) == offered
+
+
 def test_a_batch_is_drawn_row_by_row() -> None:
     reply = {
         "number": 0, "batches": 9, "shape": [2, 10], "rows": [[4, 7], [1]],

@@ -403,6 +403,12 @@ def test_a_step_and_a_source_are_added_to_the_lists(served: Page) -> None:
     more = {"source-path": "b.csv", "source-split": "train", "source-weight": 2}
     answer = served.fire("source-add", "click", {**opened, **more})
     assert json.loads(answer["v-data-also"]) == [{"path": "b.csv", "weight": 2}]
+    held = {"path": "me/rows", "split": "test", "name": "en", "revision": "v2"}
+    more = {**{f"source-{key}": text for key, text in held.items()}, "source-weight": 1}
+    answer = served.fire("source-add", "click", {**opened, **more})
+    assert json.loads(answer["v-data-also"]) == [held]
+    # The next one is seldom of the same set.
+    assert answer["source-path"] == answer["source-name"] == answer["source-revision"] == ""
     answer = served.fire(
         "v-data-steps",
         "change",

@@ -505,6 +505,18 @@ def test_a_saved_data_set_is_read_where_it_lies(settings: Settings, tmp_path: Pa
     assert "train, test" in caught.value.hint
 
 
+def test_a_table_without_rows_says_so(settings: Settings, tmp_path: Path) -> None:
+    none = pyarrow.table({"question": pyarrow.array([], "str"), "answer": pyarrow.array([], "str")})
+    parquet.write_table(none, tmp_path / "none.parquet")
+    with pyarrow.ipc.new_file(str(tmp_path / "none.arrow"), none.schema):
+        pass
+    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    with pyarrow.ipc.new_stream(str(tmp_path / "packed.arrow"), none.schema, options=options) as to:
+        to.write_table(none)
+    for name in ("none.parquet", "none.arrow", "packed.arrow"):
+        assert "has no rows" in wrong(settings, tmp_path / name).message
+
+
 def test_what_is_for_the_hub_is_refused_for_a_file(settings: Settings, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROWS)
     for field, value in (("name", "en"), ("split", "test"), ("revision", "main")):

@@ -4,12 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 
+from studio.data.cache import key
+from studio.data.hub import HubSet
+from studio.data.progress import Silent
+from studio.errors import StudioError
 from studio.settings import PROJECT, Settings
 from tests.unit.data_files import jsonl, write
 from tests.unit.data_hub import hub
@@ -142,6 +148,35 @@ def test_the_first_rows_come_before_the_rest(settings: Settings, address: str) -
     assert rest["rows"][0]["question"] == "train 500"
 
 
+def test_a_bare_name_is_a_split_of_the_hub_whatever_lies_here(
+    settings: Settings, address: str
+) -> None:
+    (settings.home / "validation").mkdir()
+    jsonl(settings.home / "held.jsonl", [{"question": "held", "answer": "a"}])
+    split, file = ask(
+        settings, address,
+        {"path": "me/rows", "validation": "validation"},
+        {"path": "me/rows", "validation": "held.jsonl"},
+    )  # fmt: skip
+    assert split["parts"] == [1000, 50, 0] and split["last"]["question"] == "validation 49"
+    assert file["parts"] == [1000, 1, 0] and file["last"]["question"] == "held"
+
+
+def test_no_page_waits_for_a_further_source(
+    settings: Settings, repos: dict[str, dict[str, Path]]
+) -> None:
+    near = jsonl(settings.home / "near.jsonl", [{"question": "near", "answer": "a"}])
+    both = {"path": str(near), "also": [{"path": "me/rows"}]}
+    # A slice of a share can't be read from its beginning.
+    part = {"path": str(near), "also": [{"path": "me/rows", "split": "train[50%:]"}]}
+    with hub(repos) as (address, asked):
+        first, second = ask(settings, address, {**both, "peek": 9}, {**part, "peek": 9})
+        assert [row["question"] for row in first["rows"]] == ["near"] and first == second
+        assert not asked
+        _, known = ask(settings, address, both, {**both, "peek": 3})
+        assert [row["question"] for row in known["rows"]] == ["near", "train 0", "train 1"]
+
+
 WRONG = [
     ({"path": "gated/rows"}, "gated/rows is gated", "hf auth login"),
     ({"path": "no/rows"}, "The Hub has no data set no/rows", "spelling"),
@@ -186,3 +221,29 @@ def test_what_was_downloaded_is_used_without_a_network(
     )  # fmt: skip
     assert offline["total"] == old["total"] == 1000
     assert "me/langs is not on this machine, and the Hub can't be reached" in other["message"]
+
+
+def test_what_cannot_be_renewed_is_used_for_a_while(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every look at a row would wait for the network again."""
+
+    def fails(self: HubSet, report: Any) -> Any:
+        raise StudioError("The Hub does not answer.")
+
+    monkeypatch.setattr(HubSet, "_downloaded", fails)
+    found = HubSet("me/rows", None, "train", None, settings)
+    table, file = pyarrow.table({"text": ["a", "b"]}), settings.home / "rows.arrow"
+    with pyarrow.ipc.new_stream(str(file), table.schema) as writer:
+        writer.write_table(table)
+    part = {"split": "train", "files": [[str(file), file.stat().st_size]], "begin": 0, "end": 2}
+    memory = (
+        settings.home / "cache" / "data" / "hub" / f"{key('me/rows', None, 'train', None)}.json"
+    )
+    memory.parent.mkdir(parents=True)
+    began = time.time()
+    memory.write_text(json.dumps({"time": began - 90_000, "parts": [part]}))
+    assert not found.is_ready()
+    assert found.table(Silent()).size == 2 and found.is_ready()
+    monkeypatch.setattr(time, "time", lambda: began + 700)
+    assert not found.is_ready()
