@@ -19,7 +19,7 @@ BENCHES := $(filter-out bench/plain_trl.py $(wildcard bench/gpu*.py),$(wildcard 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test faults check format bench clean model chromium
+.PHONY: help run test faults matrix check format bench clean model chromium
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ test: $(DEV) chromium ## set up what is missing and run the tests (ARGS="..." go
 
 faults: $(DEV) ## kill runs a hundred times (ATELIER_SEED=... for others), fill disks, spoil folders
 	@ATELIER_KILLS=$${ATELIER_KILLS:-100} $(PY) -m pytest tests/faults $(ARGS)
+
+matrix: $(DEV) ## train with every trainer, method and kind of weights that go together
+	@ATELIER_MATRIX=full $(PY) -m pytest tests/engine/test_matrix.py $(ARGS)
 
 check: $(DEV) ## format, lint, types and layers; changes nothing
 	$(PY) -m ruff format --check .

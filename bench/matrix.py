@@ -20,8 +20,9 @@ NEEDED: dict[str, dict[str, Any]] = {"grpo": {"grpo": {"num_generations": 2}}}
 _HEAD = """# What trains on what
 
 Made by `python bench/matrix.py` from what the settings refuse; a test compares. Another test trains
-every pair of method and quantization that is let through for two steps on a tiny model, saves,
-loads, generates, merges where that is possible, and compares the merged model with the adapter.
+for two steps on a tiny model, saves, loads, generates, merges where that is possible, and compares
+the merged model with the adapter: every method on plain, nf4 and int8 weights with sft, and every
+other trainer with every method on one of them. `make matrix` tries all of these with all trainers.
 
 Each trainer trains with each method on each quantization that has a tick; there is no pair of a
 trainer and a method that is refused, unless a line below says so.

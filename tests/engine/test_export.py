@@ -1,6 +1,7 @@
 """What is taken out of a run works elsewhere, and is the model that was trained."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from studio.engine.export import export
 from studio.errors import StudioError
@@ -49,6 +50,36 @@ def test_the_merged_folder_is_a_plain_model(merged: Path, tiny_model: Path) -> N
     assert ours.pad_token == theirs.pad_token
     generation = "generation_config.json"
     assert (merged / generation).read_text() == (tiny_model / generation).read_text()
+
+
+# peft warns of what is tried here, and parts the two as they are merged.
+@pytest.mark.filterwarnings(
+    "ignore:Model has `tie_word_embeddings:UserWarning",
+    "ignore:Input and output embeddings are no longer tied:UserWarning",
+)
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_a_head_that_was_tied_is_its_own_once_one_side_was_trained(
+    new_run: Callable[..., Run],
+    train_here: Callable[[Run], int],
+    settings: Settings,
+    tiny_model: Path,
+    tmp_path: Path,
+    module: str,
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "tied"))
+    torch.manual_seed(0)
+    tied = LlamaConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
+    LlamaForCausalLM(tied).save_pretrained(folder)
+    run = new_run(
+        model={"name_or_path": str(folder)},
+        adapter={"modules_to_save": [module]},
+        train={"max_steps": 2},
+    )
+    assert train_here(run) == 0, ended(run)
+    export(run, "merged", tmp_path / "out", settings, Recorder())
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    assert torch.allclose(merged_logits(tmp_path / "out"), tuned_logits(run), atol=1e-4)
 
 
 @pytest.mark.parametrize(
