@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from studio.plan.machine import machine
+from studio.plan.machine import first_visible, machine
 from studio.settings import Settings
 
 
@@ -17,5 +17,4 @@ def gpu_lock() -> Path | None:
     """The lock of the GPU that runs train on; None where they train on the CPU."""
     if not machine().gpus:
         return None
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    return Path(tempfile.gettempdir()) / f"atelier-{os.getuid()}" / f"gpu-{gpu}.lock"
+    return Path(tempfile.gettempdir()) / f"atelier-{os.getuid()}" / f"gpu-{first_visible()}.lock"
