@@ -12,7 +12,7 @@ from studio.engine.quick import PLAIN
 from studio.errors import StudioError
 from studio.plan.estimate import Plan, plan
 from studio.plan.learned import learned
-from studio.plan.lengths import Rows
+from studio.plan.lengths import Rows, evaluated
 from studio.plan.machine import Machine, machine
 from studio.plan.memory import engine_of, parts
 from studio.plan.model import summarize
@@ -60,7 +60,8 @@ class Forecast:
     def beside(self, measured: dict[str, Any]) -> dict[str, Any]:
         """What was measured, and what the formulas say for the largest batch that there was."""
         tokens = measured.get("most_tokens") or self.plan.tokens
-        at = parts(self.spec, self.summary, self.machine, tokens, self.rows.scored)
+        looks = evaluated(self.spec, self.rows, fast=self.plan.engine == "fast")
+        at = parts(self.spec, self.summary, self.machine, tokens, self.rows.scored, held=looks)
         return {**measured, "raw_memory": round(at.total)}
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from studio.plan.learned import NOTHING, Learned
-from studio.plan.lengths import Rows, batch_shape
+from studio.plan.lengths import Rows, batch_shape, evaluated
 from studio.plan.machine import Machine
 from studio.plan.memory import Parts, engine_of, on_gpu, parts
 from studio.plan.summary import Summary
@@ -79,7 +79,8 @@ def plan(
     # Of pairs both answers go through the model at once.
     sides = 2 if spec.train.trainer in ("dpo", "orpo", "reward") else 1
     trained = trainable(spec, summary)
-    held = parts(spec, summary, machine, sides * shape.most, rows.scored, trained)
+    looks = sides * evaluated(spec, rows, fast=engine == "fast")
+    held = parts(spec, summary, machine, sides * shape.most, rows.scored, trained, looks)
     taken = times(spec, summary, machine, shape, rows)
     raw = (held.total, sides * (taken.steps + taken.evaluations))
     factor = sides * learned.time

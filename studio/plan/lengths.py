@@ -109,6 +109,17 @@ class Shape:
     steps: int
 
 
+def evaluated(spec: RunSpec, rows: Rows, *, fast: bool) -> float:
+    """Tokens in a batch of an evaluation, padding and all; 0 where none is made."""
+    if not rows.eval or spec.eval.eval_strategy == "no":
+        return 0.0
+    size, cut = (
+        min(spec.eval.per_device_eval_batch_size, rows.eval),
+        rows.cut(spec.train.max_length),
+    )
+    return size * (cut.mean if fast else cut.longest_of(size))
+
+
 def batch_shape(spec: RunSpec, rows: Rows, steps: int, fast: bool, gpu: bool) -> Shape:
     """What a micro-batch holds. `fast`: rows stand one after the other, without padding."""
     train = spec.train

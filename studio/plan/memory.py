@@ -135,13 +135,15 @@ def parts(
     tokens: float,
     scored: float = 1.0,
     count: int | None = None,
+    held: float = 0.0,
 ) -> Parts:
     """The peak of a step with `tokens` in a micro-batch, of which the share `scored` counts;
-    `count` are the trained parameters, where they are known."""
+    `count` are the trained parameters, where they are known, `held` the tokens in a batch of an
+    evaluation."""
     gpu, fast = on_gpu(spec, machine), engine_of(spec, machine, summary) == "fast"
     each = dtype_bytes(spec, machine)
     full = spec.adapter.method == "none"
-    held = _trained_bytes(spec, each, fast)
+    held_in = _trained_bytes(spec, each, fast)
     if count is None:
         count = trainable(spec, summary)
     float8 = fast and gpu and spec.fast.float8
@@ -149,14 +151,17 @@ def parts(
     weights = 0.0 if full else _weights(spec, summary, each, float8)
     state = _OPTIMIZER[spec.train.optim]
     if spec.train.optim in _FOLLOWS_DTYPE:
-        state *= held / 4
+        state *= held_in / 4
     made = Parts(
         weights=weights,
-        adapter=count * held,
-        gradients=count * held,
+        adapter=count * held_in,
+        gradients=count * held_in,
         optimizer=count * state,
         activations=_activations(spec, summary, tokens, each, fast, gpu),
-        logits=_logits(spec, summary, tokens, each, fast, gpu, scored),
+        logits=max(
+            _logits(spec, summary, tokens, each, fast, gpu, scored),
+            0.0 if gpu else _looked_at(spec, summary, held, fast, scored),
+        ),
         workspace=_workspace(spec, summary, each, gpu) + (_FAST_WORKSPACE if gpu and fast else 0.0),
         context=_CONTEXT[("fast" if fast else "plain") if gpu else "cpu"],
         fragmentation=0.0,
@@ -200,20 +205,22 @@ def _activations(
     if w.normed:
         # The norms of queries and keys work in float32.
         eager += (4 + each) * (w.query + w.pair)
-    # Uncompiled on a GPU, norms and activations are kept as well.
-    lean = fast and not (gpu and spec.fast.compile == "never")
-    # What dropout leaves of each adapter's input, and what it dropped; compiled, both are made
-    # again. A CPU's dropout keeps that in the input's numbers, the fast path's own in bytes.
-    dropped = each + (1.0 if gpu or fast else each)
-    left = read_by_adapters(spec, summary) * (0.0 if lean and gpu else dropped)
+    # Compiled, what is elementwise is made again in backward.
+    lean = fast and spec.fast.compile != "never" and (gpu or spec.fast.compile == "always")
+    # What dropout leaves of each adapter's input, and what it dropped: a byte on a GPU.
+    left = read_by_adapters(spec, summary) * (0.0 if lean else each + (1.0 if gpu else each))
     one = eager
+    if fast and not gpu and not lean:
+        # No copies for a mask or for padding, as products share their inputs.
+        own = 8 * w.inner + 8 * w.hidden + 4 * w.query + 4 * w.pair
+        one = own * each / 2 + small + ((4 + each) * (w.query + w.pair) if w.normed else 0)
     if lean:
         normed = 2 * w.query + 2 * w.pair if w.normed else 0
         one = (4 * w.inner + 4 * w.hidden + 4 * w.query + 4 * w.pair + normed) * each / 2 + small
         # The gradients of the layer that is in hand.
         passing = (4 * w.inner + 4 * w.hidden) * each / 2
     one += left
-    if not lean and not gpu:
+    if not fast and not gpu:
         # A CPU's attention keeps its scores, for each row of the batch or the packed one.
         rows = 1 if spec.train.packing else spec.train.per_device_train_batch_size
         one += w.heads * tokens / rows * each
@@ -258,6 +265,16 @@ def _logits(
     if spec.train.trainer == "reward":
         return 8.0 * tokens * hidden
     return 12.0 * tokens * vocabulary
+
+
+def _looked_at(spec: RunSpec, summary: Summary, tokens: float, fast: bool, scored: float) -> float:
+    """The logits of an evaluation's batch on a CPU, whose allocator keeps what the steps took: four
+    float32 copies of each, as measured."""
+    if fast:
+        return 16.0 * min(spec.fast.chunk, tokens * scored) * summary.vocab_size
+    if spec.train.trainer not in NEXT_TOKEN:
+        return 12.0 * tokens * summary.vocab_size
+    return 16.0 * min(tokens, _HEAD_CHUNK) * min(summary.vocab_size, _HEAD_COLUMNS)
 
 
 def _workspace(spec: RunSpec, summary: Summary, each: int, gpu: bool) -> float:

@@ -5,6 +5,8 @@ tensors: nothing is kept for backward, and neither a replay nor a recorded graph
 generator's state.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,27 @@ def _kept_here(shape: tuple[int, int], draw: Tensor, own: Tensor, share: float) 
     return torch.empty(shape).uniform_(generator=generator) >= share
 
 
+class _Dropped(torch.autograd.Function):
+    """Outside a compiler, which sees to that by itself: what was drawn is drawn again for backward
+    instead of being kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, draw: Tensor, own: Tensor, share: float) -> Tensor:
+        # The draw is filled anew in place; backward is of this one.
+        ctx.drawn = draw.clone(), own, share
+        return _dropped(x, draw, own, share)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        return _dropped(dy, *ctx.drawn), None, None, None
+
+
+def _dropped(x: Tensor, draw: Tensor, own: Tensor, share: float) -> Tensor:
+    drawn = kept if x.is_cuda or torch.compiler.is_compiling() else _kept_here
+    stays = drawn((x.shape[0], x.shape[1]), draw, own, share)
+    return x * stays * (1 / (1 - share))
+
+
 class Dropout(nn.Module):
     """Takes the place of a LoRA layer's dropout. `draw` is one tensor for all layers, which is
     filled anew for each micro-batch; `own` is this layer's number."""
@@ -59,7 +82,6 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         flat = x.reshape(-1, x.shape[-1])
-        shape = (flat.shape[0], flat.shape[1])
-        drawn = kept if flat.is_cuda or torch.compiler.is_compiling() else _kept_here
-        stays = drawn(shape, self.draw, self.own, self.share)
-        return (flat * stays * (1 / (1 - self.share))).view(x.shape)
+        drop = _dropped if torch.compiler.is_compiling() else _Dropped.apply
+        y: Tensor = drop(flat, self.draw, self.own, self.share)
+        return y.view(x.shape)
