@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from studio.plan.machine import Machine
-from studio.plan.shapes import unfit, unknown, widths
+from studio.plan.shapes import Widths, unfit, unknown, widths
 from studio.plan.summary import Summary
 from studio.plan.trained import trainable
 from studio.spec import NEXT_TOKEN, RunSpec, refusals
@@ -184,50 +184,55 @@ def _trained_bytes(spec: RunSpec, each: int, fast: bool) -> int:
 def _activations(
     spec: RunSpec, summary: Summary, tokens: float, each: int, fast: bool, gpu: bool
 ) -> float:
-    """What the forward pass keeps for the backward pass.
-
-    Eager, for a token and a layer of Llama's kind in bfloat16: 8i + 14h + 2q + 4kv + 14r + 4 heads
-    + 8, counted byte by byte; all but the last two are numbers of two bytes, which float32 doubles.
-    On the fast path the products alone are kept: 4i + 4h + 4q + 4kv + 14r + 4 heads (and queries
-    and keys before their norms), which is within 3 % of what was measured on three shapes.
-    """
+    """What the forward pass keeps for the backward pass."""
     w = widths(summary.config or {}, summary.hidden_size)
     rank = spec.adapter.r if spec.adapter.method == "lora" else 0
     small = 14 * rank * each / 2 + 4 * w.heads
-    layers = summary.layers
-    eager = (8 * w.inner + 14 * w.hidden + 2 * w.query + 4 * w.pair) * each / 2 + small + 8
-    passing = 0.0
-    if each == 2 and not fast:
-        held = _trained_bytes(spec, each, fast)
-        eager *= _AUTOCAST[held] + (_MASKED if spec.train.packing else 0.0)
-        # The inputs of adapters in float32, cast anew in backward.
-        passing = 4.0 * (w.inner + w.hidden) if held == 4 else 0.0
-    if w.normed:
-        # The norms of queries and keys work in float32.
-        eager += (4 + each) * (w.query + w.pair)
-    # Compiled, what is elementwise is made again in backward.
-    lean = fast and spec.fast.compile != "never" and (gpu or spec.fast.compile == "always")
-    # What dropout leaves of each adapter's input, and what it dropped: a byte on a GPU.
-    left = read_by_adapters(spec, summary) * (0.0 if lean else each + (1.0 if gpu else each))
-    one = eager
-    if fast and not gpu and not lean:
-        # No copies for a mask or for padding, as products share their inputs.
-        own = 8 * w.inner + 8 * w.hidden + 4 * w.query + 4 * w.pair
-        one = own * each / 2 + small + ((4 + each) * (w.query + w.pair) if w.normed else 0)
-    if lean:
-        normed = 2 * w.query + 2 * w.pair if w.normed else 0
-        one = (4 * w.inner + 4 * w.hidden + 4 * w.query + 4 * w.pair + normed) * each / 2 + small
+    # Compiled, what is elementwise is made again in backward, and so is what dropout leaves of each
+    # adapter's input, with what it dropped: a byte on a GPU.
+    compiled = fast and spec.fast.compile != "never" and (gpu or spec.fast.compile == "always")
+    left = 0.0 if compiled else read_by_adapters(spec, summary) * (each + (1 if gpu else each))
+    if compiled or (fast and not gpu):
+        one = _of_fast(w, compiled) * each + small
         # The gradients of the layer that is in hand.
-        passing = (4 * w.inner + 4 * w.hidden) * each / 2
-    one += left
+        passing = (2.0 * w.inner + 2 * w.hidden) * each if compiled else 0.0
+    else:
+        one, passing = _of_plain(spec, w, small + 8, each, fast)
+    if w.normed and not compiled:
+        # The norms of queries and keys work in float32.
+        one += (4 + each) * (w.query + w.pair)
     if not fast and not gpu:
         # A CPU's attention keeps its scores, for each row of the batch or the packed one.
         rows = 1 if spec.train.packing else spec.train.per_device_train_batch_size
         one += w.heads * tokens / rows * each
+    one += left
+    layers = summary.layers
     replayed = _replayed(spec, layers, fast)
-    kept = layers - replayed
     inputs = replayed * w.hidden * each * (0 if fast and gpu and spec.fast.host else 1)
-    return tokens * (kept * one + inputs + (one if replayed else 0) + passing)
+    return tokens * ((layers - replayed) * one + inputs + (one if replayed else 0) + passing)
+
+
+def _of_fast(w: Widths, compiled: bool) -> float:
+    """Numbers that a token and layer keep on the fast path. Compiled, the products alone, which is
+    within 3 % of what was measured on three shapes; else what stands between them as well, but no
+    copies for a mask or for padding, and one input for the products that share it."""
+    if compiled:
+        normed = w.query + w.pair if w.normed else 0
+        return 2 * w.inner + 2 * w.hidden + 2 * w.query + 2 * w.pair + normed
+    return 4 * w.inner + 4 * w.hidden + 2 * w.query + 2 * w.pair
+
+
+def _of_plain(spec: RunSpec, w: Widths, small: float, each: int, fast: bool) -> tuple[float, float]:
+    """Bytes that a token and layer of Llama's kind keep, and that one layer takes in passing.
+    Counted byte by byte in bfloat16 as 8i + 14h + 2q + 4kv, which float32 doubles, and what is
+    `small`: 14r + 4 heads + 8."""
+    kept = (8 * w.inner + 14 * w.hidden + 2 * w.query + 4 * w.pair) * each / 2 + small
+    if each != 2 or fast:
+        return kept, 0.0
+    held = _trained_bytes(spec, each, fast)
+    kept *= _AUTOCAST[held] + (_MASKED if spec.train.packing else 0.0)
+    # The inputs of adapters in float32, cast anew in backward.
+    return kept, 4.0 * (w.inner + w.hidden) if held == 4 else 0.0
 
 
 def read_by_adapters(spec: RunSpec, summary: Summary) -> float:

@@ -260,3 +260,39 @@ def test_the_longest_of_a_batch_is_what_chance_makes_of_it(rows: int) -> None:
 )  # fmt: skip
 def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_dropout_is_kept_for_backward_where_nothing_is_compiled() -> None:
+    config = known_config("Qwen/Qwen2.5-0.5B")
+    assert config is not None
+    summary, rows = outline("Qwen/Qwen2.5-0.5B", config), Rows(900, 0, (200,) * 50)
+
+    def kept(machine: Machine, *overrides: str) -> float:
+        found = plan(with_overrides(DEFAULTS, ["train.max_steps=9", *overrides]), summary, machine,
+                     rows).parts  # fmt: skip
+        assert found is not None
+        return found.activations
+
+    for machine, engine in ((CPU, "plain"), (CPU, "fast"), (GPU, "plain")):
+        way = f"train.engine={engine}"
+        without = kept(machine, way)
+        some = kept(machine, way, "adapter.lora_dropout=0.05")
+        assert 1.1 * without < some < 2.5 * without
+        # The share makes no difference, what is read does.
+        assert some == kept(machine, way, "adapter.lora_dropout=0.5")
+        few = ["adapter.target_modules=[q_proj]", way]
+        assert kept(machine, *few, "adapter.lora_dropout=0.05") < some
+    assert kept(GPU) == kept(GPU, "adapter.lora_dropout=0.05")
+
+
+def test_a_large_batch_of_an_evaluation_counts_on_a_cpu(settings: Settings) -> None:
+    summary, rows = summarize(EMBEDDED, settings), Rows(90, 30, (60, 80, 120) * 10)
+    small, large, none = (
+        plan(with_overrides(DEFAULTS, [f"eval.per_device_eval_batch_size={size}",
+                                       "train.per_device_train_batch_size=1",
+                                       f"eval.eval_strategy={strategy}"]), summary, CPU, rows)
+        for size, strategy in ((1, "steps"), (30, "steps"), (30, "no"))
+    )  # fmt: skip
+    assert large.parts and small.parts and none.parts
+    assert large.parts.logits > 2 * small.parts.logits
+    assert none.parts.logits <= small.parts.logits
