@@ -21,9 +21,9 @@ from peft import (
     VeraConfig,
 )
 from torch import nn
-from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
+from studio.engine.ranks import PruneRanks
 from studio.errors import SpecError, StudioError
 from studio.plan.able import packed, packed_problems
 from studio.spec import LAYERWISE, RunSpec
@@ -178,27 +178,6 @@ def _divides(block: int, targets: str | list[str], model: Any) -> None:
                 f"oft_block_size {block} does not divide the {wide} inputs of {name}.",
                 f"Use {math.gcd(wide, block)}, or leave that layer out.",
             )
-
-
-class PruneRanks(TrainerCallback):
-    """AdaLoRA's own step: it looks at the gradients after the optimizer did, and takes ranks away
-    where they matter least."""
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before the gradients are emptied; `global_step` counts the steps that are done."""
-        kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
-
-
-def slant(model: Any) -> torch.Tensor:
-    """How far AdaLoRA's directions are from standing at right angles: the mean over its matrices of
-    the Frobenius norm of P P' - I (Zhang, 2023, eq. 4). peft adds it to the loss that the model
-    gives, and trl computes its own."""
-    found = []
-    for name, weight in model.named_parameters():
-        if ".lora_A." in name or ".lora_B." in name:
-            rows = weight.float() if ".lora_A." in name else weight.float().T
-            found.append(torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows)).to(rows)))
-    return torch.stack(found).mean()
 
 
 def first_task(model: Any) -> None:

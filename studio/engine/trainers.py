@@ -2,6 +2,7 @@
 and with checkpoints that are whole or absent."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer, KTOTrainer
 
-from studio.engine.adapters import slant
+from studio.engine import ranks
 from studio.engine.batches import Order, digest
 from studio.engine.fast import FastTrainer
 from studio.engine.gauges import Gauges
 from studio.engine.load import Hardware
 from studio.engine.quick import AS_PLAIN
+from studio.engine.ranks import slant
 from studio.engine.report import Report
 from studio.engine.whole import WholeCheckpoints
 from studio.settings import Settings
@@ -49,6 +51,24 @@ class Base(WholeCheckpoints):
             **arguments,
         )
         return self.optimizer
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with ranks.whole(self.model):
+            super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        ranks.keep(self.model, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is not None:
+            ranks.take_up(self.model, Path(checkpoint))
+
+    def _load_best_model(self) -> None:
+        with ranks.whole(self.model):
+            super()._load_best_model()  # type: ignore[misc]
+        ranks.take_up(self.model, Path(self.state.best_model_checkpoint))
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         """As it is: what the preview showed is what is trained."""

@@ -11,6 +11,7 @@ from studio.plan.machine import Machine
 from studio.plan.shapes import text_config, unfit
 from studio.plan.summary import number
 from studio.spec import MEASURED, SECTIONS, RunSpec, parse
+from studio.spec.check_adapter import pruning_problems
 
 Refused = dict[str, dict[str, str]]
 
@@ -172,6 +173,8 @@ def _reporters(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _length(spec: RunSpec, steps: int) -> Iterator[Problem]:
+    if spec.train.max_steps < 0:
+        yield from pruning_problems(spec, steps)
     warmup = spec.train.warmup_steps
     if spec.train.max_steps < 0 and warmup >= 1 and warmup >= steps:
         yield Problem(

@@ -232,11 +232,18 @@ def _adalora(spec: "RunSpec") -> Iterator[Problem]:
             "Lower it, or raise init_r.",
             {"adalora.init_r": own.target_r},
         )
-    if steps > 0 and own.tinit >= steps - own.tfinal:
+    if steps > 0:
+        yield from pruning_problems(spec, steps)
+
+
+def pruning_problems(spec: "RunSpec", steps: int) -> Iterator[Problem]:
+    """What leaves AdaLoRA no step to prune in, in a run of so many; the first one only looks."""
+    own = spec.adalora
+    if spec.adapter.method == "adalora" and max(own.tinit, 1) >= steps - own.tfinal:
         yield Problem(
             "adalora.tinit",
             f"leaves no step to prune in: {own.tinit} before and {own.tfinal} after, of {steps}.",
-            "Lower tinit or tfinal, or raise max_steps.",
+            "Lower tinit or tfinal, or train for more steps.",
             {"adalora.tinit": 0, "adalora.tfinal": 0},
         )
 

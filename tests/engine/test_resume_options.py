@@ -30,13 +30,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "neftune_noise_alpha": 5.0,
         },
     },
+    "adalora": {
+        "adapter": {"method": "adalora"},
+        "adalora": {"init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 1, "deltaT": 1},
+    },
+    "adalora, at its end": {
+        "adapter": {"method": "adalora"},
+        "adalora": {"init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 3, "deltaT": 1},
+    },
     "ademamix": {"train": {"optim": "ademamix", "lr_scheduler_type": "inverse_sqrt"}},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_resume_exactly(new_run: NewRun, train_here: TrainHere, name: str) -> None:
-    given = {**OPTIONS[name], "train": {**LONG, **OPTIONS[name]["train"]}}
+    given = {**OPTIONS[name], "train": {**LONG, **OPTIONS[name].get("train", {})}}
     _same_after_resume(new_run, train_here, given)
 
 

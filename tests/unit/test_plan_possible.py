@@ -7,7 +7,7 @@ import pytest
 from studio.plan.extras import REPORTERS
 from studio.plan.machine import Gpu, Machine
 from studio.plan.possible import judged, problems, refused
-from studio.spec import parse, with_values
+from studio.spec import DEFAULTS, parse, with_values
 
 CPU = Machine(2, 8 * 10**9, 6 * 10**9, ())
 T4 = Machine(2, 8 * 10**9, 6 * 10**9, (Gpu("T4", 16 * 10**9, 0, 7.5),))
@@ -83,3 +83,10 @@ def test_what_can_not_be_chosen_is_told_beforehand() -> None:
     assert set(refused(H100)["train.optim"]) == set()
     paged = refused(CPU)["train.optim"]
     assert len(paged) == 6 and all(name.startswith("paged_") for name in paged)
+
+
+def test_adalora_needs_a_step_to_prune_in() -> None:
+    spec = with_values(DEFAULTS, {"adapter.method": "adalora", "adalora.tfinal": 3})
+    assert [p.field for p in problems(spec, CPU, 4)] == ["adalora.tinit"]
+    assert problems(spec, CPU, 5) == []
+    assert problems(with_values(spec, {"adapter.method": "lora"}), CPU, 4) == []
