@@ -45,9 +45,12 @@ def remove(store: RunStore, run: Run) -> None:
 
 def waits_for(store: RunStore) -> str:
     """What the next run waits for, in words."""
-    gpu = gpu_lock()
-    if gpu is not None and store.active() is None and is_held(gpu):
-        return "waits for the GPU, which a run of another home has"
+    gpu, home = gpu_lock(), store.root.parent
+    if store.active() is None and is_held(gpu or home / "train.lock"):
+        if any((home / "probes").glob("[0-9]*-*/")):
+            return "waits for the steps that are being measured"
+        if gpu is not None:
+            return "waits for the GPU, which a run of another home has"
     return "waits for its turn"
 
 

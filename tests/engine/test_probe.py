@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from studio.errors import StudioError
-from studio.jobs import plan_recipe, probe
+from studio.jobs import plan_recipe, probe, waits_for
 from studio.plan.device import device_lock
 from studio.runs import RunStore
 from studio.runs.lock import is_held
@@ -62,7 +62,9 @@ def test_a_probe_that_is_stopped_ends_its_steps_and_keeps_nothing(
     with pytest.raises(StudioError, match="at work"):
         next(probe(RunStore(settings.runs), settings, spec_with()))
     assert folder.is_dir()
+    assert waits_for(RunStore(settings.runs)) == "waits for the steps that are being measured"
     steps.close()
+    assert waits_for(RunStore(settings.runs)) == "waits for its turn"
     assert not folder.exists() and not is_held(device_lock(settings))
 
 
