@@ -16,10 +16,13 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.runs import checkpoints, files, queue
+from studio.runs.lock import try_lock
 from studio.runs.store import NEW, Run, RunStore
 from studio.spec.field import whole_text
 
 TRASH = ".trash"
+# Nobody takes longer to change a word; one that is stopped amidst it holds nobody up for ever.
+_WORDS_S = 5.0
 _KEPT_S = 7 * 24 * 3600.0
 # No run takes so long to be made, or to be taken in.
 _MADE_S = 24 * 3600.0
@@ -59,9 +62,11 @@ def _tag(text: Any) -> str:
 
 
 def describe(run: Run, **changes: Any) -> Meta:
-    """Changes some of it (title, tags, notes, star); returns the whole."""
-    new = _meta({**asdict(meta(run)), **changes})
-    files.write_text(run.path / "meta.json", json.dumps(asdict(new), ensure_ascii=False))
+    """Changes some of it (title, tags, notes, star); returns the whole. What others change
+    meanwhile is kept as well."""
+    with try_lock(run.path / "meta.lock", wait_s=_WORDS_S):
+        new = _meta({**asdict(meta(run)), **changes})
+        files.write_text(run.path / "meta.json", json.dumps(asdict(new), ensure_ascii=False))
     return new
 
 

@@ -8,7 +8,9 @@ import os
 import subprocess
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,3 +237,15 @@ def test_of_an_archive_nothing_is_taken_but_what_is_packed(
     taken = unpack(RunStore(tmp_path / "elsewhere"), tmp_path / "more.tar")
     assert {p.name for p in taken.path.iterdir()} == {"spec.yaml", "events.jsonl", "adapter"}
     assert [p.name for p in taken.adapter.iterdir()] == ["adapter_model.safetensors"]
+
+
+def test_what_several_change_at_once_is_all_kept(store: RunStore) -> None:
+    run = store.create(DEFAULTS, "many")
+    changes: list[dict[str, Any]] = [
+        {"title": "Three"}, {"notes": "Too short."}, {"star": True}, {"tags": ["short"]},
+    ]  # fmt: skip
+    for _ in range(20):
+        (run.path / "meta.json").unlink(missing_ok=True)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda change: describe(run, **change), changes))
+        assert meta(run) == Meta("Three", ("short",), "Too short.", True)
