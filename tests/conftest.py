@@ -91,7 +91,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=256,
+            max_position_embeddings=8192,
             # Larger than usual: the next token is then not the same everywhere.
             initializer_range=0.2,
             bos_token_id=tiny_tokenizer.bos_token_id,

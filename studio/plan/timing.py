@@ -27,7 +27,7 @@ _LAYER_BYTES, _SCORE_BYTES, _CAST_BYTES = 30.2, 700.0, 1.15e6
 _STARTS, _STARTS_INT8 = {"plain": 2.46e-3, "fast": 2.2e-4}, 8.3e-3
 # Flops a second and core in float32, measured; what bfloat16 makes of it without instructions for
 # it, and quantized weights.
-_CORE = 4.5e10
+_CORE = 5.5e10
 _CPU_FACTORS = {"bfloat16": 0.3, "nf4": 0.85, "int8": 0.87, "fp4": 0.85}
 # Seconds that each layer's pass costs beyond its flops, and each micro-batch.
 _CPU_LAYER, _CPU_BATCH = 3e-4, 0.01

@@ -91,7 +91,7 @@ def test_a_preview_is_what_training_gets(
     bench: Settings, tree: dict[str, Any], tiny_tokenizer: Any
 ) -> None:
     reply = ask(bench, op="preview", spec=tree, start=4, rows=2)[-1]
-    assert (reply["total"], reply["layout"]["name"], reply["context"]) == (20, "messages", 256)
+    assert (reply["total"], reply["layout"]["name"], reply["context"]) == (20, "messages", 8192)
     assert [row["index"] for row in reply["rows"]] == [4, 5]
     row = reply["rows"][0]
     (tokens,) = row["sequences"]

@@ -237,7 +237,7 @@ def test_a_row_that_fails_shows_its_problem_and_the_others_show(
     shown = preview.show(spec, 0, 5, recorder)
     assert [bool(row["problem"]) for row in shown["rows"]] == [False, True]
     assert shown["rows"][1]["sequences"] == [] and shown["rows"][1]["fault"] == "unreadable"
-    assert (shown["total"], shown["layout"]["name"], shown["context"]) == (2, "messages", 256)
+    assert (shown["total"], shown["layout"]["name"], shown["context"]) == (2, "messages", 8192)
     assert shown["parts"] == {"train": 2, "validation": 0, "test": 0}
     # A change of the file shows at once.
     data.write_text(good + "\n", encoding="utf-8")

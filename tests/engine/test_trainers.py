@@ -1,5 +1,6 @@
 """Every trainer learns, tells its own numbers, and gets the batches that the preview shows."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def sections(trainer: str, path: str, **more: Any) -> dict[str, dict[str, Any]]:
             "learning_rate": 0.01, **more,
         },
         "eval": {"eval_on_start": False, "eval_steps": 2, "per_device_eval_batch_size": 2},
-        **OWN.get(trainer, {}),
+        **copy.deepcopy(OWN.get(trainer, {})),
     }  # fmt: skip
 
 
