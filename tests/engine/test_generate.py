@@ -166,8 +166,8 @@ def test_questions_that_make_no_sense(chat: Chat, trained: Run, sides: Any) -> N
 
 
 def test_a_conversation_that_is_too_long(chat: Chat, trained: Run) -> None:
-    with pytest.raises(StudioError, match="holds 256"):
-        answer(chat, trained, {"base": [{"role": "user", "content": "x" * 400}]})
+    with pytest.raises(StudioError, match="holds 8192"):
+        answer(chat, trained, {"base": [{"role": "user", "content": "x" * 9000}]})
 
 
 def test_an_adapter_that_changes_biases_leaves_the_base_alone(

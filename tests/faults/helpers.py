@@ -24,7 +24,7 @@ from studio.settings import PROJECT, Settings
 from studio.ui.live import tick
 
 SEED = int(os.environ.get("ATELIER_SEED", "0"))
-KILLS = int(os.environ.get("ATELIER_KILLS", "10"))
+KILLS = int(os.environ.get("ATELIER_KILLS", "8"))
 Point = tuple[str, int, float]
 
 
