@@ -70,7 +70,12 @@ def equalities() -> Iterator[tuple[str, str, float, float]]:
             found = tiny.gradients(model)
             above = sum(float((found[n] - wanted[n]).double().norm() ** 2) for n in wanted)
             below = sum(float(w.double().norm() ** 2) for w in wanted.values())
-            yield family, words, float(abs(loss.detach() / expected.detach() - 1)), (above / below) ** 0.5
+            yield (
+                family,
+                words,
+                float(abs(loss.detach() / expected.detach() - 1)),
+                (above / below) ** 0.5,
+            )
 
 
 def curve(home: Path, steps: int, *, float8: bool) -> dict[str, list[float]]:
