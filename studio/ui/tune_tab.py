@@ -21,6 +21,7 @@ from studio.ui.form import Tree, mending
 from studio.ui.plan_view import bar, planned
 from studio.ui.recipes import shared
 from studio.ui.recipes_view import RecipesView
+from studio.ui.runs_tab import judge
 
 
 class TuneTab:
@@ -99,7 +100,7 @@ class TuneTab:
         def measure(values: Values) -> Iterator[Updates]:
             said = ""
             try:
-                for words in jobs.probe(context.store, settings, form.spec(values)):
+                for words in measuring(settings, context.store, form.spec(values)):
                     yield self._measuring(f"Measuring: {words} …", going=True)
             except SpecError as error:
                 said = html.problems(error.problems, mending)
@@ -126,6 +127,13 @@ class TuneTab:
             self.halt: gr.Button(visible=going),
             self.measured: f"<p class='soft' role='status'>{escape(words)}</p>" if going else words,
         }
+
+
+def measuring(settings: Settings, store: RunStore, spec: RunSpec) -> Iterator[str]:
+    """Makes the steps of a run that could be started from the page, and says how far they are.
+    Raises StudioError, or SpecError with what a start would be refused for."""
+    judge(settings, spec)
+    yield from jobs.probe(store, settings, spec)
 
 
 def save(settings: Settings, name: str, spec: RunSpec, in_hand: str) -> str:

@@ -197,6 +197,20 @@ def test_what_an_audit_found_holds_a_start_back(settings: Settings) -> None:
     runs_tab.judge(settings, parse(held))
 
 
+def test_nothing_is_measured_that_could_not_be_started(
+    confined: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = write(tmp_path / "elsewhere" / "a.jsonl", ROW * 4)
+    monkeypatch.setattr(tune_tab.jobs, "probe", lambda *_: iter(("step 1",)))
+    store = RunStore(confined.runs)
+    with pytest.raises(SpecError, match=r"data\.path"):
+        next(tune_tab.measuring(confined, store, parse({"data": {"path": str(outside)}})))
+    write(confined.workspace / "a.jsonl", ROW * 4)
+    assert (
+        next(tune_tab.measuring(confined, store, parse({"data": {"path": "a.jsonl"}}))) == "step 1"
+    )
+
+
 def test_rows_that_were_checked_are_planned_by_their_lengths(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
