@@ -74,7 +74,7 @@ def take_up(model: Any, folder: Path) -> None:
     weights = dict(model.named_parameters())
     allocator.reset_ipt()
     with safe_open(path, framework="pt") as held:
-        for key in held.keys():  # noqa: SIM118
+        for key in held.keys():  # noqa: SIM118 - it is no dict, and not iterable
             kind, _, name = key.partition("/")
             value = held.get_tensor(key)
             getattr(allocator, kind)[name] = value.to(_named(weights, name).device)
