@@ -1,6 +1,5 @@
 """The served page: to this machine only, nothing from outside, nothing told that is not needed."""
 
-import asyncio
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from studio import jobs
 from studio.errors import StudioError
@@ -88,12 +88,8 @@ def test_one_answer_that_goes_wrong_takes_no_other_along() -> None:
     asked = [["good", 1], ["wrong", 1], ["wrong", {"offset": 0}], ["good", 2], ["nix", 1]]
     polls = Polls(lambda *_: None, {"good": lambda n: {"n": n}, "wrong": wrong})  # type: ignore[arg-type, return-value]
 
-    async def answers() -> Any:
-        transport = httpx.ASGITransport(polls)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
-            return (await client.get("/poll?" + quote(json.dumps(asked)))).json()
-
-    assert asyncio.run(answers()) == [{"n": 1}, None, None, {"n": 2}, None]
+    answer = TestClient(polls).get("/poll?" + quote(json.dumps(asked)))
+    assert answer.json() == [{"n": 1}, None, None, {"n": 2}, None]
 
 
 def test_its_own_requests_are_taken(
