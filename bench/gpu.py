@@ -76,7 +76,8 @@ _FAST = {"engine": "fast", "plan": {"frozen": "float8"}}
 _THRIFTY = {"engine": "fast", **_NF4, "batch": 1, "accumulation": 4}
 # What two widely read tutorials train with; the fast path keeps their rows a step.
 _ONE = {"batch": 4, "packing": False, "r": 8}
-_TWO = {"max_length": 512, "r": 64}
+_TWO = {"max_length": 512, "r": 64, "dropout": 0.05}
+_SECOND = "second tutorial: nf4, batch 5 x 2, packed to 512, r 64, dropout, checkpointing"
 LANES = (
     Row(_PEER, {"engine": "peer", **_NF4, "warm": 4, "steps": 3}),
     Row("fast: float8", _FAST, _PEER),
@@ -88,6 +89,7 @@ LANES = (
         _THRIFTY | {"plan": {"replay": 99, "chunk": 512}},
         _PEER_THRIFTY,
     ),
+    Row("exact: nf4, lora_dropout 0.1", {"engine": "fast", **_NF4, "dropout": 0.1}, "exact: nf4"),
 )
 MORE = (
     Row(
@@ -125,7 +127,7 @@ TUTORIALS = (
         "first tutorial: nf4, batch 4, padded, r 8, checkpointing",
     ),
     Row(
-        "second tutorial: nf4, batch 5 x 2, packed to 512, r 64, checkpointing",
+        _SECOND,
         {
             "engine": "plain",
             **_NF4,
@@ -137,11 +139,13 @@ TUTORIALS = (
             "steps": 2,
         },
     ),
+    Row("the same tokens a step, float8", {**_FAST, **_TWO, "batch": 10}, _SECOND),
     Row(
-        "the same tokens a step, float8",
-        {**_FAST, **_TWO, "batch": 10},
-        "second tutorial: nf4, batch 5 x 2, packed to 512, r 64, checkpointing",
+        "the same tokens a step, nf4",
+        {"engine": "fast", **_NF4, **_TWO, "batch": 10},
+        _SECOND,
     ),
+    Row("the same tokens a step, bf16", {"engine": "fast", **_TWO, "batch": 10}, _SECOND),
 )
 
 
@@ -211,7 +215,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     for shape in options.shape:
         folder = options.work / shape.split(",")[0]
         make_model(SHAPES[shape], folder, options.tokenizer)
-        rows = [row for row in rows_of(shape) if options.only in row.name]
+        rows = [r for r in rows_of(shape) if any(words in r.name for words in options.only)]
         if not options.peer:
             rows = [row for row in rows if row.settings["engine"] != "peer"]
         waiting = runs.start(rows[0])
@@ -300,7 +304,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ours", type=Path, help="folder with libraries that this Python lacks")
     parser.add_argument("--peer", type=Path, help="folder with Unsloth and its versions")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="default: all")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="rows whose names contain this")
     parser.add_argument("--work", type=Path, default=Path("gpu-bench"), help="for the weights")
     parser.add_argument("--out", type=Path, default=Path("gpu-bench.json"), help="raw figures")
     parser.add_argument("--read", type=Path, nargs="+", help="raw figures of earlier calls")

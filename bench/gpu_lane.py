@@ -43,6 +43,7 @@ class Lane:
     packing: bool = True
     checkpointing: bool = False
     r: int = 16
+    dropout: float = 0.0
     optim: str = "adamw_torch_fused"
     logging_steps: int = 1
     warm: int = 12  # steps before the clock starts: shapes are compiled and recorded in them
@@ -148,7 +149,11 @@ def trainer_of(lane: Lane, model: Any, tokenizer: Any, out: str) -> tuple[Any, l
     if lane.engine == "peer":
         return SFTTrainer(**parts), []
     parts["peft_config"] = LoraConfig(
-        r=lane.r, lora_alpha=lane.r, target_modules=TARGETS, task_type="CAUSAL_LM"
+        r=lane.r,
+        lora_alpha=lane.r,
+        lora_dropout=lane.dropout,
+        target_modules=TARGETS,
+        task_type="CAUSAL_LM",
     )
     if lane.engine == "plain":
         return SFTTrainer(**parts), []

@@ -28,8 +28,9 @@ _TREE = {
 }
 
 
-def first_step(wanted: RunSpec, spare: bool, looked_s: float) -> tuple[float, float]:
-    """Seconds from Start until the worker says what it does, and until the first step has ended."""
+def first_step(wanted: RunSpec, spare: bool, looked_s: float) -> tuple[dict[str, float], float]:
+    """Seconds from Start until the worker has said that each stage begins, and until the first
+    step has ended."""
     with tempfile.TemporaryDirectory() as folder:
         real = Settings.from_env()
         settings = replace(real, home=Path(folder), spare=spare)
@@ -38,19 +39,20 @@ def first_step(wanted: RunSpec, spare: bool, looked_s: float) -> tuple[float, fl
         while time.monotonic() < until:
             jobs.make_ready(settings)
             time.sleep(PULSE_S)
-        store, began, said = RunStore(settings.runs), time.monotonic(), 0.0
+        store, began, stages = RunStore(settings.runs), time.monotonic(), dict[str, float]()
         run = jobs.start(store, settings, wanted, "first")
         took = 0.0
         for state in jobs.follow(store, run, every_s=0.05):
             now = time.monotonic() - began
-            said = said or (now if state.stage else 0.0)
+            if state.stage:
+                stages.setdefault(state.stage, now)
             took = took or (now if state.step else 0.0)
         if not took:
             sys.exit(run.read_log())
         # Nobody looks any more: the conductor goes, and with it the next spare.
         (settings.home / "expected").unlink(missing_ok=True)
         time.sleep(2)
-        return said, took
+        return stages, took
 
 
 def main() -> None:
@@ -64,9 +66,10 @@ def main() -> None:
     words = {False: "without", True: "with a spare worker"}
     for _ in range(options.rounds):
         for spare, said in words.items():
-            begins, first = first_step(wanted, spare, options.looked if spare else 0)
+            stages, first = first_step(wanted, spare, options.looked if spare else 0)
             took[spare].append(first)
-            print(f"{said:20} begins after {begins:.2f} s, first step {first:.2f} s", flush=True)
+            told = "".join(f"{stage} at {after:.1f}, " for stage, after in stages.items())
+            print(f"{said:20} {told}first step after {first:.2f} s", flush=True)
     for spare, said in words.items():
         print(f"{said:20} median {statistics.median(took[spare]):.2f} s to the first step")
 
