@@ -241,10 +241,24 @@ def test_kernels_compute_what_torch_computes() -> None:
     torch.testing.assert_close(fast.cpu(), slow, rtol=1e-2, atol=1e-6)
     w = torch.randint(0, 255, (300, 500), device="cuda", dtype=torch.uint8)
     assert torch.equal(kernels.bytes_transposed(w), w.t())
-    y, u, v = (torch.randn(*s, device="cuda").bfloat16() for s in ((130, 260), (130, 9), (9, 260)))
-    expected = (y.double() + u.double() @ v.double()).float()
-    kernels.thin_add(y, u, v)
-    torch.testing.assert_close(y.float(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("width", [260, 1001])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_thin_products_and_their_dropout(width: int, share: float) -> None:
+    from studio.engine.fast import kernels
+    from studio.engine.fast.dropout import dropped, growth, limit
+
+    shapes = ((130, width), (130, 9), (9, width))
+    y, u, v = (torch.randn(*s, device="cuda").bfloat16() for s in shapes)
+    draw, own = (torch.tensor(n, device="cuda") for n in (2**31 - 5, 223))
+    drawn = (draw, own, limit(share), growth(share))
+    expected = y.double() + dropped(u.double() @ v.double(), draw, own, share, True)
+    read = dropped(y.double(), draw, own, share, True) @ v.double().t()
+    found = kernels.thin_of_dropped(y, v, drawn)
+    torch.testing.assert_close(found.double(), read, rtol=1e-2, atol=5e-2)
+    kernels.thin_add(y, u, v, drawn if share else None)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_what_a_slot_was_stays_once_a_longer_batch_has_outgrown_it() -> None:

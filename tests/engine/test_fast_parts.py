@@ -155,10 +155,11 @@ def test_the_heads_loss_entropy_and_guesses(chunk: int) -> None:
         torch.testing.assert_close(head_loss(hidden, weight, labels, count, chunk)[0], expected)
 
 
-def test_dropout_keeps_what_it_says_and_no_two_layers_or_batches_the_same() -> None:
+@pytest.mark.parametrize("hashed", [True, False], ids=["hash", "generator"])
+def test_dropout_keeps_what_it_says_and_no_two_layers_or_batches_the_same(hashed: bool) -> None:
     shape = (400, 300)
     drawn = {
-        (draw, own): kept(shape, torch.tensor(draw), torch.tensor(own), 0.1)
+        (draw, own): kept(shape, torch.tensor(draw), torch.tensor(own), 0.1, hashed)
         for draw in (0, 1, 2**31 - 1)
         for own in (0, 1, 223)
     }
@@ -170,8 +171,9 @@ def test_dropout_keeps_what_it_says_and_no_two_layers_or_batches_the_same() -> N
     for one, other in combinations(drawn.values(), 2):
         both = (one ^ other).float().mean().item()
         assert abs(both - 0.18) < 5 * (0.18 * 0.82 / 120_000) ** 0.5
-        # Nor is one the other, moved.
+        # Nor is one the other, moved, nor one half of a row the other.
         assert ((one[1:] ^ other[:-1]).float().mean() - 0.18).abs() < 0.01
+        assert ((one[:, :150] ^ one[:, 150:]).float().mean() - 0.18).abs() < 0.01
 
 
 def test_a_replayed_layer_runs_twice_and_keeps_nothing() -> None:

@@ -5,62 +5,58 @@ tensors: nothing is kept for backward, and neither a replay nor a recorded graph
 generator's state.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-_WORD = 0xFFFF_FFFF
-# Odd, and below 2 ** 31: products of a word stay within 64 bits.
-_FIRST, _SECOND = 0x7FEB_352D, 0x5BD1_E995
+# The two products of a hash of 32 bits whose every bit of input moves half of the bits of output;
+# the second as the negative number that a signed word holds. `kernels` has the same two.
+_FIRST, _SECOND = 0x7FEB_352D, 0x846C_A68B - 2**32
+_STEPS = 2**16  # in which a share is counted: a word of 32 bits draws for two numbers
 
 
 def mixed(x: Tensor) -> Tensor:
-    """Words of 32 bits, in int64, as others that look drawn by chance: shifts and products, as in
-    the finalizers of multiplicative hashes."""
-    x = ((x ^ (x >> 16)) * _FIRST) & _WORD
-    x = ((x ^ (x >> 15)) * _SECOND) & _WORD
-    x = ((x ^ (x >> 13)) * _FIRST) & _WORD
-    return x ^ (x >> 16)
+    """Words of 32 bits, in int32, as others that look drawn by chance."""
+    x = (x ^ (x >> 16 & 0xFFFF)) * _FIRST
+    x = (x ^ (x >> 15 & 0x1FFFF)) * _SECOND
+    return x ^ (x >> 16 & 0xFFFF)
 
 
-def kept(shape: tuple[int, int], draw: Tensor, own: Tensor, share: float) -> Tensor:
+def limit(share: float) -> int:
+    """Of _STEPS, how many drop a number."""
+    return min(round(share * _STEPS), _STEPS - 1)
+
+
+def growth(share: float) -> float:
+    """By what the numbers that stay are multiplied, so that their sum is expected to stay."""
+    return _STEPS / (_STEPS - limit(share))
+
+
+def kept(shape: tuple[int, int], draw: Tensor, own: Tensor, share: float, hashed: bool) -> Tensor:
     """Which of [m, k] numbers stay, each with the chance 1 - share; `draw` and `own` are int64 []
-    below 2 ** 31."""
+    below 2 ** 31. Hashed, a compiler sees into it; the generator takes a CPU a fraction of the time
+    where nothing is compiled."""
     m, k = shape
-    rows = torch.arange(m, device=draw.device)[:, None] * k
-    at = rows + torch.arange(k, device=draw.device)
-    begin = mixed(mixed(draw) ^ (own * _FIRST & _WORD))
-    # By way of 32 bits: what shrinks to less than a quarter in one step, a compiler keeps for
-    # backward instead of making it again.
-    return (mixed((at + begin) & _WORD) >> 1).to(torch.int32) >= int(share * 2**31)
+    begin = mixed(mixed(draw.to(torch.int32)) ^ (own.to(torch.int32) * _FIRST))
+    if not hashed:
+        generator = torch.Generator().manual_seed(int(begin))
+        return torch.empty(shape).uniform_(generator=generator) >= limit(share) / _STEPS
+    # A column and the one half a row further share a word.
+    half = (k + 1) // 2
+    rows = torch.arange(m, device=draw.device, dtype=torch.int32)[:, None]
+    cols = torch.arange(k, device=draw.device, dtype=torch.int32)
+    late = cols >= half
+    word = mixed(rows * half + torch.where(late, cols - half, cols) + begin)
+    return (word >> torch.where(late, 16, 0) & 0xFFFF) >= limit(share)
 
 
-def _kept_here(shape: tuple[int, int], draw: Tensor, own: Tensor, share: float) -> Tensor:
-    """The same by a generator, which takes a CPU a tenth of the time where nothing is compiled."""
-    generator = torch.Generator().manual_seed(int(mixed(draw) ^ (own * _FIRST & _WORD)))
-    return torch.empty(shape).uniform_(generator=generator) >= share
+def dropped(x: Tensor, draw: Tensor, own: Tensor, share: float, hashed: bool) -> Tensor:
+    """x [m, k] with a share of it zero and the rest the larger; of a gradient, the way back."""
+    return x * kept((x.shape[0], x.shape[1]), draw, own, share, hashed) * growth(share)
 
 
-class _Dropped(torch.autograd.Function):
-    """Outside a compiler, which sees to that by itself: what was drawn is drawn again for backward
-    instead of being kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, draw: Tensor, own: Tensor, share: float) -> Tensor:
-        # The draw is filled anew in place; backward is of this one.
-        ctx.drawn = draw.clone(), own, share
-        return _dropped(x, draw, own, share)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
-        return _dropped(dy, *ctx.drawn), None, None, None
-
-
-def _dropped(x: Tensor, draw: Tensor, own: Tensor, share: float) -> Tensor:
-    drawn = kept if x.is_cuda or torch.compiler.is_compiling() else _kept_here
-    stays = drawn((x.shape[0], x.shape[1]), draw, own, share)
-    return x * stays * (1 / (1 - share))
+def is_hashed(x: Tensor) -> bool:
+    """Whether `kept` is to draw for x by its hash, here and on the way back."""
+    return x.is_cuda or torch.compiler.is_compiling()
 
 
 class Dropout(nn.Module):
@@ -82,6 +78,4 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         flat = x.reshape(-1, x.shape[-1])
-        drop = _dropped if torch.compiler.is_compiling() else _Dropped.apply
-        y: Tensor = drop(flat, self.draw, self.own, self.share)
-        return y.view(x.shape)
+        return dropped(flat, self.draw, self.own, self.share, is_hashed(x)).view(x.shape)

@@ -12,7 +12,16 @@ import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 from torch import Tensor
 from triton.errors import TritonError  # type: ignore[import-not-found, unused-ignore]
 
-__all__ = ["TritonError", "bytes_transposed", "cross_entropy", "four_bit", "thin_add"]
+__all__ = [
+    "TritonError",
+    "bytes_transposed",
+    "cross_entropy",
+    "four_bit",
+    "thin_add",
+    "thin_of_dropped",
+]
+# The micro-batch's draw and the layer's number, both int64 []; see `dropout` for the last two.
+Drawn = tuple[Tensor, Tensor, int, float]
 
 
 @triton.jit
@@ -74,10 +83,104 @@ def four_bit(parts: list[Tensor], n: int, k: int, dtype: torch.dtype) -> Tensor:
 
 
 @triton.jit
+def _mixed(x):
+    # `dropout.mixed`
+    x = x.to(tl.uint32)
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _words(draw, own, rows, cols, half):
+    # Those of `dropout.kept`, for columns of the first half of a row.
+    begin = _mixed(_mixed(tl.load(draw)) ^ (tl.load(own).to(tl.uint32) * 0x7FEB352D))
+    return _mixed(rows[:, None].to(tl.uint32) * half + cols[None, :].to(tl.uint32) + begin)
+
+
+@triton.jit
+def _thin_of_dropped(
+    x,
+    a,
+    out,
+    draw,
+    own,
+    limit,
+    growth,
+    m,
+    k,
+    half,
+    r,
+    x_row,
+    a_row,
+    steps,
+    RANK: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    COLS: tl.constexpr,  # noqa: N803
+):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rank = tl.arange(0, RANK)
+    at = x + rows.to(tl.int64)[:, None] * x_row
+    total = tl.zeros((ROWS, RANK), tl.float32)
+    for step in range(steps):
+        cols = (tl.program_id(1) * steps + step) * COLS + tl.arange(0, COLS)
+        words = _words(draw, own, rows, cols, half)
+        for late in tl.static_range(2):
+            col = cols + late * half
+            live = (cols < half) & (col < k)
+            left = tl.load(at + col[None, :], mask=(rows[:, None] < m) & live[None, :], other=0.0)
+            stays = ((words >> (16 * late)) & 0xFFFF).to(tl.int32) >= limit
+            right = tl.load(
+                a + rank[None, :] * a_row + col[:, None],
+                mask=(rank[None, :] < r) & live[:, None],
+                other=0.0,
+            )
+            total += tl.dot(tl.where(stays, left, 0.0).to(right.dtype), right)
+    to = (tl.program_id(1) * m + rows)[:, None] * r + rank[None, :]
+    tl.store(out + to, total * growth, mask=(rows[:, None] < m) & (rank[None, :] < r))
+
+
+def thin_of_dropped(x: Tensor, a: Tensor, drawn: Drawn) -> Tensor:
+    """What dropout leaves of x [m, k], times A^T, for A [r, k] of a small r: one read of x."""
+    (m, k), r, half = x.shape, a.shape[0], (x.shape[1] + 1) // 2
+    draw, own, limit, growth = drawn
+    x = x if x.stride(1) == 1 else x.contiguous()
+    rows, cols, shares = 64, 64, 4  # a row is shared out among programs, or too few would run
+    steps = triton.cdiv(half, cols * shares)
+    out = torch.empty((shares, m, r), device=x.device, dtype=torch.float32)
+    _thin_of_dropped[(triton.cdiv(m, rows), shares)](
+        x,
+        a,
+        out,
+        draw,
+        own,
+        limit,
+        growth,
+        m,
+        k,
+        half,
+        r,
+        x.stride(0),
+        a.stride(0),
+        steps,
+        RANK=max(16, triton.next_power_of_2(r)),
+        ROWS=rows,
+        COLS=cols,
+        num_warps=4,
+    )
+    return out.sum(0).to(x.dtype)
+
+
+@triton.jit
 def _thin_add(
     y,
     u,
     v,
+    draw,
+    own,
+    limit,
+    growth,
+    half,
     m,
     n,
     r,
@@ -85,6 +188,7 @@ def _thin_add(
     u_row,
     v_rank,
     v_col,
+    DROPPED: tl.constexpr,  # noqa: N803
     RANK: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
     COLS: tl.constexpr,  # noqa: N803
@@ -104,19 +208,31 @@ def _thin_add(
     )
     at = y + rows[:, None].to(tl.int64) * y_row + cols[None, :]
     live = (rows[:, None] < m) & (cols[None, :] < n)
-    total = tl.load(at, mask=live, other=0.0).to(tl.float32)
-    total += tl.dot(left, right, out_dtype=tl.float32)
+    added = tl.dot(left, right, out_dtype=tl.float32)
+    if DROPPED:
+        late = cols >= half
+        words = _words(draw, own, rows, tl.where(late, cols - half, cols), half)
+        drawn = (words >> tl.where(late, 16, 0).to(tl.uint32)[None, :]) & 0xFFFF
+        added = tl.where(drawn.to(tl.int32) >= limit, added * growth, 0.0)
+    total = tl.load(at, mask=live, other=0.0).to(tl.float32) + added
     tl.store(at, total.to(y.dtype.element_ty), mask=live)
 
 
-def thin_add(y: Tensor, u: Tensor, v: Tensor) -> None:
-    """y += u v in place for u [m, r], v [r, n] of a small r: one read and one write of y."""
+def thin_add(y: Tensor, u: Tensor, v: Tensor, drawn: Drawn | None = None) -> None:
+    """y += u v in place for u [m, r], v [r, n] of a small r: one read and one write of y. With
+    `drawn`, of what that dropout leaves of u v."""
     (m, n), r = y.shape, u.shape[1]
+    draw, own, limit, growth = drawn or (y, y, 0, 0.0)
     rows, cols = 64, 128
     _thin_add[(triton.cdiv(n, cols), triton.cdiv(m, rows))](
         y,
         u,
         v,
+        draw,
+        own,
+        limit,
+        growth,
+        (n + 1) // 2,
         m,
         n,
         r,
@@ -124,6 +240,7 @@ def thin_add(y: Tensor, u: Tensor, v: Tensor) -> None:
         u.stride(0),
         v.stride(0),
         v.stride(1),
+        DROPPED=drawn is not None,
         RANK=max(16, triton.next_power_of_2(r)),
         ROWS=rows,
         COLS=cols,

@@ -86,21 +86,18 @@ class FastLora(nn.Module, LoraLayer):
         name = self.active_adapters[0]
         a = [m.lora_A[name].weight for m in group]
         b = [m.lora_B[name].weight * m.scaling[name] for m in group]
-        apart = self.training and isinstance(self.lora_dropout[name], Dropout)
+        drops = [m.lora_dropout[name] for m in group]
+        drop = self.training and isinstance(drops[0], Dropout)
         ys = products(
             x,
             self.base_layer.kind,
             [part for m in group for part in m.base_layer.parts()],
-            [x.new_empty(0, x.shape[-1])] * len(group) if apart else a,
-            [x.new_empty(m.base_layer.out_features, 0) for m in group] if apart else b,
+            a,
+            b,
             skip=self.again,
+            drawn=[drops[0].draw, *(d.own for d in drops)] if drop else [],
+            share=drops[0].share if drop else 0.0,
         )
-        if apart:
-            # Each adapter reads what its own dropout leaves, so they share no product.
-            ys = [
-                y + (m.lora_dropout[name](x) @ ai.to(x.dtype).t()) @ bi.to(x.dtype).t()
-                for y, m, ai, bi in zip(ys, group, a, b, strict=True)
-            ]
         ys = [
             y if m.base_layer.bias is None else y + m.base_layer.bias
             for y, m in zip(ys, group, strict=True)
