@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from studio.engine.fast.attention import packed_attention
 from studio.engine.fast.batch import Flat
-from studio.engine.fast.dropout import kept
+from studio.engine.fast.dropout import dropped, kept
 from studio.engine.fast.head import head_loss
 from studio.engine.fast.layers import FrozenLinear, freeze, thaw
 from studio.engine.fast.product import products
@@ -53,19 +53,31 @@ def gradients_of(ys: list[Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, inputs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["32", "16"])
+@pytest.mark.parametrize("share", [0.0, 0.4])
 @pytest.mark.parametrize("kind", ["dense", "float8"])
-def test_products_and_their_gradients(kind: str) -> None:
-    x = random(2, 9, 64, seed=5).requires_grad_()
-    weights = [random(48, 64, seed=1) / 8, random(32, 64, seed=2) / 8]
+def test_products_and_their_gradients(kind: str, share: float, dtype: torch.dtype) -> None:
+    x = random(2, 9, 64, seed=5).to(dtype).requires_grad_()
+    weights = [(random(48, 64, seed=1) / 8).to(dtype), (random(32, 64, seed=2) / 8).to(dtype)]
     a = [random(4, 64, seed=3).requires_grad_(), random(6, 64, seed=4).requires_grad_()]
     b = [random(48, 4, seed=6).requires_grad_(), random(32, 6, seed=7).requires_grad_()]
     parts = [p for w in weights for p in ([w] if kind == "dense" else list(float8_rows(w)))]
-    found = products(x, kind, parts, a, b)
-    expected = [adapted(x, w, ai, bi) for w, ai, bi in zip(weights, a, b, strict=True)]
-    limit = 1e-5 if kind == "dense" else FLOAT8_TOLERANCE
+    draw, *owns = (torch.tensor(n) for n in (7, 3, 4))
+    drawn = [draw, *owns] if share else []
+    found = products(x, kind, parts, a, b, drawn=drawn, share=share)
+    whole = x.detach().float().requires_grad_()
+    flat = whole.reshape(18, 64)
+    read = [dropped(flat, draw, o, share, False).view(x.shape) if drawn else whole for o in owns]
+    expected = [
+        whole @ w.float().t() + (xi @ ai.t()) @ bi.t()
+        for w, xi, ai, bi in zip(weights, read, a, b, strict=True)
+    ]
+    limit = FLOAT8_TOLERANCE if kind == "float8" else 1e-5 if dtype is torch.float32 else 1e-2
     pairs = [
         *zip(found, expected, strict=True),
-        *zip(gradients_of(found, [x, *a, *b]), gradients_of(expected, [x, *a, *b]), strict=True),
+        *zip(
+            gradients_of(found, [x, *a, *b]), gradients_of(expected, [whole, *a, *b]), strict=True
+        ),
     ]
     for one, other in pairs:
         assert one.shape == other.shape

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.engine.fast.dropout import dropped, growth, is_hashed, kept, limit
+from studio.engine.fast.dropout import dropped, growth, is_hashed, limit
 from studio.engine.fast.storage import (
     bytes_transposed,
     decoded,
@@ -221,10 +221,10 @@ def _past_dropout(
     dx = torch.ops.studio_frozen.lora_dx(*big, ctx.kind, *by, ctx.share)
     da = []
     for d, ai, own in zip(dxa, a, owns, strict=True):
-        left = kept((x.shape[0], x.shape[1]), draw, own, ctx.share, ctx.hashed) * growth(ctx.share)
-        da.append(d.t() @ (x * left))
+        at = draw, own, ctx.share, ctx.hashed
+        da.append(d.t() @ dropped(x, *at))
         if not x.is_cuda:
-            dx = [*dx, (d @ ai) * left]
+            dx = [*dx, dropped(d @ ai, *at)]
     return dx, torch.cat(da)
 
 
