@@ -181,8 +181,8 @@ def test_dropout_draws_the_same_however_it_runs(how: str, tmp_path: Path) -> Non
     folder = saved("llama", tmp_path)
     losses, grads, _ = steps(loaded(folder, "none", dropout=0.2), PLANS["eager"], 1)
     found_losses, found, _ = steps(loaded(folder, "none", dropout=0.2), PLANS[how], 4)
-    undropped, _, _ = steps(loaded(folder, "none"), PLANS["eager"], 1)
-    assert abs(undropped[0] - losses[0]) > 0.05
+    _, undropped, _ = steps(loaded(folder, "none"), PLANS["eager"], 1)
+    assert apart(undropped[0], grads[0]) > 0.5
     for loss, gradient in zip(found_losses, found, strict=True):
         assert abs(loss - losses[0]) < 0.02
         assert apart(gradient, grads[0]) < 0.04
