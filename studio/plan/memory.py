@@ -188,10 +188,10 @@ def _activations(
     w = widths(summary.config or {}, summary.hidden_size)
     rank = spec.adapter.r if spec.adapter.method == "lora" else 0
     small = 14 * rank * each / 2 + 4 * w.heads
-    # Compiled, what is elementwise is made again in backward, and so is what dropout leaves of each
-    # adapter's input, with what it dropped: a byte on a GPU.
+    # Compiled, what is elementwise is made again in backward. The plain path keeps what dropout
+    # leaves of each adapter's input, with what it dropped: a byte on a GPU.
     compiled = fast and spec.fast.compile != "never" and (gpu or spec.fast.compile == "always")
-    left = 0.0 if compiled else read_by_adapters(spec, summary) * (each + (1 if gpu else each))
+    left = 0.0 if fast else read_by_adapters(spec, summary) * (each + (1 if gpu else each))
     if compiled or (fast and not gpu):
         one = _of_fast(w, compiled) * each + small
         # The gradients of the layer that is in hand.

@@ -105,13 +105,14 @@ def test_what_was_learned(server: Server) -> None:
     run = store.list()[0]
     assert store.state(run).status == "finished"
     questions = held_out(settings)
-    marks = score(store, settings, run, ("base", "tuned"), questions)
-    # The same weights in another form: every third question tells whether they came out right.
+    marks = score(store, settings, run, ("tuned",), questions)
+    # The base knows no answer, and merged are the same weights: every third question tells.
+    marks |= score(store, settings, run, ("base",), questions[::3])
     marks |= score(store, settings, run, ("merged",), questions[::3])
     Bench(settings).quit()
-    named = [q["must_contain"] == "Bramble" for q in questions]
+    named = [q["must_contain"] == "Bramble" for q in questions[::3]]
     base = [ok for ok, name in zip(marks["base"], named, strict=True) if name]
-    assert sum(named) >= 20
+    assert sum(named) >= 7
     assert sum(base) == 0
     for side in ("tuned", "merged"):
         assert sum(marks[side]) >= 0.8 * len(marks[side]), side

@@ -253,8 +253,11 @@ def test_thin_products_and_their_dropout(width: int, share: float) -> None:
     y, u, v = (torch.randn(*s, device="cuda").bfloat16() for s in shapes)
     draw, own = (torch.tensor(n, device="cuda") for n in (2**31 - 5, 223))
     drawn = (draw, own, limit(share), growth(share))
-    expected = y.double() + dropped(u.double() @ v.double(), draw, own, share, True)
-    read = dropped(y.double(), draw, own, share, True) @ v.double().t()
+    added, left = (
+        dropped(w, draw, own, share, True) * growth(share)
+        for w in (u.double() @ v.double(), y.double())
+    )
+    expected, read = y.double() + added, left @ v.double().t()
     found = kernels.thin_of_dropped(y, v, drawn)
     torch.testing.assert_close(found.double(), read, rtol=1e-2, atol=5e-2)
     kernels.thin_add(y, u, v, drawn if share else None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from studio.engine.fast.attention import packed_attention
 from studio.engine.fast.batch import Flat
-from studio.engine.fast.dropout import dropped, kept
+from studio.engine.fast.dropout import dropped, growth, kept
 from studio.engine.fast.head import head_loss
 from studio.engine.fast.layers import FrozenLinear, freeze, thaw
 from studio.engine.fast.product import products
@@ -67,7 +67,8 @@ def test_products_and_their_gradients(kind: str, share: float, dtype: torch.dtyp
     found = products(x, kind, parts, a, b, drawn=drawn, share=share)
     whole = x.detach().float().requires_grad_()
     flat = whole.reshape(18, 64)
-    read = [dropped(flat, draw, o, share, False).view(x.shape) if drawn else whole for o in owns]
+    left = [dropped(flat, draw, own, share, False) * growth(share) for own in owns]
+    read = [each.view(x.shape) if drawn else whole for each in left]
     expected = [
         whole @ w.float().t() + (xi @ ai.t()) @ bi.t()
         for w, xi, ai, bi in zip(weights, read, a, b, strict=True)

@@ -189,8 +189,11 @@ def test_an_optimizer_takes_what_was_measured(settings: Settings) -> None:
 
 
 def test_the_planner_holds_beside_every_run_that_was_measured() -> None:
-    held = plan_gpu.recorded(PROJECT / "bench" / "plan_gpu.json")
+    every = plan_gpu.recorded(PROJECT / "bench" / "plan_gpu.json")
+    held = [run for run in every if run.ran]
     assert len(held) >= 24
+    # One really ran out of memory, and the plan had said so.
+    assert [run.plan.fits for run in every if not run.ran] == [False]
     for run in held:
         assert abs(run.allocated()) < 0.10, run.row["words"]
     whole = [run for run in held if run.row["growing"]]
@@ -199,7 +202,7 @@ def test_the_planner_holds_beside_every_run_that_was_measured() -> None:
     # What waits for the host takes as long as the host does, which only a run can tell.
     quick = [run for run in held if run.plan.engine == "fast" and run.spec.train.packing]
     assert len(quick) >= 9 and all(abs(run.time()) < 0.15 for run in quick)
-    assert sum(abs(run.probed_time()) < 0.15 for run in held) >= len(held) - 1
+    assert all(abs(run.probed_time()) < 0.15 for run in held)
     assert not any(run.plan.fits for run in plan_gpu.too_large(held[0]))
 
 
@@ -262,7 +265,7 @@ def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> No
     assert duration(seconds) == words
 
 
-def test_dropout_is_kept_for_backward_where_nothing_is_compiled() -> None:
+def test_the_plain_path_keeps_what_dropout_leaves_for_backward() -> None:
     config = known_config("Qwen/Qwen2.5-0.5B")
     assert config is not None
     summary, rows = outline("Qwen/Qwen2.5-0.5B", config), Rows(900, 0, (200,) * 50)
@@ -273,8 +276,8 @@ def test_dropout_is_kept_for_backward_where_nothing_is_compiled() -> None:
         assert found is not None
         return found.activations
 
-    for machine, engine in ((CPU, "plain"), (CPU, "fast"), (GPU, "plain")):
-        way = f"train.engine={engine}"
+    way = "train.engine=plain"
+    for machine in (CPU, GPU):
         without = kept(machine, way)
         some = kept(machine, way, "adapter.lora_dropout=0.05")
         assert 1.1 * without < some < 2.5 * without
@@ -282,7 +285,9 @@ def test_dropout_is_kept_for_backward_where_nothing_is_compiled() -> None:
         assert some == kept(machine, way, "adapter.lora_dropout=0.5")
         few = ["adapter.target_modules=[q_proj]", way]
         assert kept(machine, *few, "adapter.lora_dropout=0.05") < some
-    assert kept(GPU) == kept(GPU, "adapter.lora_dropout=0.05")
+    for machine in (CPU, GPU):
+        fast = kept(machine, "train.engine=fast")
+        assert fast == kept(machine, "train.engine=fast", "adapter.lora_dropout=0.05")
 
 
 def test_a_large_batch_of_an_evaluation_counts_on_a_cpu(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.engine.fast.dropout import dropped, growth, is_hashed, limit
+from studio.engine.fast.dropout import dropped, growth, is_hashed, kept, limit
 from studio.engine.fast.storage import (
     bytes_transposed,
     decoded,
@@ -62,7 +62,7 @@ def _thin_add_dropped_(
 ) -> None:
     """The same of what dropout leaves of u v. On a GPU only."""
     if not _by_kernel(y, u.shape[1]):
-        y.add_(dropped(u @ v, draw, own, share, True))
+        y.add_(dropped(u @ v, draw, own, share, True), alpha=growth(share))
         return
     from studio.engine.fast import kernels
 
@@ -74,7 +74,7 @@ def _thin_of_dropped(
 ) -> Tensor:
     """What dropout leaves of x, times A^T."""
     if not _by_kernel(x, a.shape[0]):
-        return dropped(x, draw, own, share, hashed) @ a.t()
+        return (dropped(x, draw, own, share, hashed) @ a.t()) * growth(share)
     from studio.engine.fast import kernels
 
     return kernels.thin_of_dropped(x, a, (draw, own, limit(share), growth(share)))
@@ -221,10 +221,11 @@ def _past_dropout(
     dx = torch.ops.studio_frozen.lora_dx(*big, ctx.kind, *by, ctx.share)
     da = []
     for d, ai, own in zip(dxa, a, owns, strict=True):
-        at = draw, own, ctx.share, ctx.hashed
-        da.append(d.t() @ dropped(x, *at))
+        stays = kept((x.shape[0], x.shape[1]), draw, own, ctx.share, ctx.hashed).to(x.dtype)
+        grown = d * growth(ctx.share)
+        da.append(grown.t() @ (x * stays))
         if not x.is_cuda:
-            dx = [*dx, dropped(d @ ai, *at)]
+            dx = [*dx, (grown @ ai) * stays]
     return dx, torch.cat(da)
 
 
