@@ -6,6 +6,7 @@ each of them ends, even one that could say nothing. Killed, it is started again 
 next, and takes over what it finds: all it knows is on disk.
 """
 
+import errno
 import json
 import math
 import os
@@ -32,6 +33,8 @@ from studio.settings import Settings
 
 _LOOK_S = 0.2
 _RETRY_S = 5.0
+# What no other run would fare better with.
+_EVERYBODYS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # One that is about to end holds its lock for a moment longer than it looks for work.
 _TAKE_OVER_S = 5.0
 # How long a worker that has said its end may take to go.
@@ -75,6 +78,7 @@ def _until_none_waits(settings: Settings) -> None:
         # A full disk, say: who waits goes on waiting until somebody frees some of it.
         except Exception as error:  # noqa: BLE001
             print(f"The next run can't be started: {error!r}", flush=True)
+            _let_others_pass(store, error)
             time.sleep(_RETRY_S)
             continue
         if store.active() is not None or queue.waiting(store.root):
@@ -82,6 +86,15 @@ def _until_none_waits(settings: Settings) -> None:
             time.sleep(_LOOK_S)
         elif not _some_come(settings, spare):
             return
+
+
+def _let_others_pass(store: RunStore, error: Exception) -> None:
+    """Puts the first of those that wait last where it is its own folder that can't be used."""
+    if not isinstance(error, OSError) or error.errno in _EVERYBODYS:
+        return
+    with suppress(OSError), queue.changing(store.root) as waiting:
+        if waiting and Path(str(error.filename)).is_relative_to(store.root / waiting[0]):
+            waiting.append(waiting.pop(0))
 
 
 def _some_come(settings: Settings, spare: Spare) -> bool:

@@ -233,6 +233,25 @@ def test_a_queue_goes_on_after_runs_that_fail_or_are_killed(
     assert "signal 9" in problem["message"] or "memory" in problem["message"]
 
 
+def test_a_run_whose_folder_cannot_be_used_lets_the_others_pass(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conduct, "_RETRY_S", 0.1)
+    stuck, other = hopeless(studio.store, "stuck"), hopeless(studio.store, "other")
+    (stuck.path / "lock").unlink(missing_ok=True)
+    (stuck.path / "lock").mkdir()
+    join(studio.store, stuck, other)
+    conducting = threading.Thread(target=conduct.conduct, args=(studio.settings,), daemon=True)
+    conducting.start()
+    until(lambda: studio.state(other) == "failed", 60)
+    assert queue.waiting(studio.store.root) == [stuck.id]
+    # Nothing is lost: once it can be started, it is.
+    (stuck.path / "lock").rmdir()
+    until(lambda: studio.state(stuck) == "failed", 60)
+    conducting.join(30)
+    assert not conducting.is_alive()
+
+
 def test_a_bench_that_hangs_holds_nobody_up(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
