@@ -6,6 +6,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import psutil
 
@@ -31,6 +32,7 @@ class Machine:
     total: int
     available: int
     gpus: tuple[Gpu, ...]
+    cpu_bfloat16: bool = False  # whether the CPU has instructions for it
 
     @property
     def words(self) -> str:
@@ -60,8 +62,22 @@ def machine() -> Machine:
     memory = psutil.virtual_memory()
     total, available = limits.memory() or (memory.total, memory.available)
     return Machine(
-        _cores(), min(total, memory.total), min(available, memory.available), _chosen(_gpus())
+        _cores(),
+        min(total, memory.total),
+        min(available, memory.available),
+        _chosen(_gpus()),
+        _cpu_bfloat16(),
     )
+
+
+@lru_cache(maxsize=1)
+def _cpu_bfloat16() -> bool:
+    """As far as Linux tells."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(told.split())
 
 
 def _cores() -> int:

@@ -290,6 +290,19 @@ def test_the_plain_path_keeps_what_dropout_leaves_for_backward() -> None:
         assert fast == kept(machine, "train.engine=fast", "adapter.lora_dropout=0.05")
 
 
+def test_what_bfloat16_takes_on_a_cpu_depends_on_its_instructions(settings: Settings) -> None:
+    summary, rows = summarize(EMBEDDED, settings), Rows(90, 0, (60, 80, 120) * 10)
+
+    def seconds(machine: Machine, dtype: str) -> float:
+        found = plan(with_overrides(DEFAULTS, [f"model.dtype={dtype}"]), summary, machine, rows)
+        assert found.times is not None
+        return found.times.steps
+
+    able = replace(CPU, cpu_bfloat16=True)
+    assert seconds(able, "float32") == seconds(CPU, "float32")
+    assert seconds(able, "bfloat16") < seconds(CPU, "float32") < seconds(CPU, "bfloat16")
+
+
 def test_a_large_batch_of_an_evaluation_counts_on_a_cpu(settings: Settings) -> None:
     summary, rows = summarize(EMBEDDED, settings), Rows(90, 30, (60, 80, 120) * 10)
     small, large, none = (
