@@ -12,6 +12,7 @@ from studio.data import FORMATS, SUFFIXES
 from studio.errors import StudioError
 from studio.ui import acts, html, rows, steps
 from studio.ui.context import FORM, QUIET, STREAM, Context, Updates, Values, lenient
+from studio.ui.follow import Follow
 from studio.ui.form import field_id
 from studio.ui.uploads import choices, take_upload
 
@@ -173,20 +174,27 @@ class DataTab:
 
     def wire(self, context: Context) -> None:
         """Shows the rows when the tab opens and whenever what they look like changes."""
-        looked = [c.change for k, c in context.form.components.items() if k.startswith(_SEEN)]
+        held = context.form.components.items()
+        self.rows = Follow(c for k, c in held if k.startswith(_SEEN))
+        self.one = Follow([*self.rows.components, self.row])
+        looked = [c.change for c in self.rows.components]
 
         def wish(values: Values) -> Any:
+            self.rows.note(values)
+            self.one.note(values)
             # While nobody looks, the model's process stays away, and its memory with it.
             return int(values[wished] or 0) + 1 if values[context.opened] == "Data" else gr.skip()
 
         def turn(values: Values) -> Any:
+            self.one.note(values)
             again = int(values[self.turned] or 0) + 1
             return again if values[context.opened] == "Data" else gr.skip()
 
         # No State: one that changes past the queue tells nobody.
         wished = gr.Number(0, visible="hidden")
-        gr.on(looked, wish, {wished, context.opened}, wished, **_LAST, **QUIET)
-        self.row.change(turn, {self.turned, context.opened}, self.turned, **_LAST, **QUIET)
+        given = self.rows.inputs | self.one.inputs | {context.opened}
+        gr.on(looked, wish, given | {wished}, wished, **_LAST, **FORM)
+        self.row.change(turn, given | {self.turned}, self.turned, **_LAST, **FORM)
         # In this order: the page asks one after the other. Of another row that row is waited for,
         # of other data the first ones.
         see, inputs, outputs = self._wire_row(context)
@@ -200,8 +208,9 @@ class DataTab:
         settings, form = context.settings, context.form
 
         def look(values: Values) -> Iterator[Updates]:
-            spec = lenient(form.tree(values))
-            for words, table, columns in rows.overview(settings, spec, int(values[self.row] or 1)):
+            spec, number = lenient(form.tree(values)), int(values[self.row] or 1)
+            made = self.rows.stream(values, rows.overview(settings, spec, number))
+            for words, table, columns in made:
                 yield {
                     self.about: words,
                     self.table: table,
@@ -216,7 +225,7 @@ class DataTab:
                 self.sources: steps.sources(held["also"]),
             }
 
-        inputs = context.fields | {self.row}
+        inputs = context.fields | {self.row, self.rows.state}
         outputs = [self.about, self.table, self.boxes["column"]]
         opened = context.tab["Data"].select
         opened(look, inputs, outputs, **_MANY)
@@ -231,35 +240,48 @@ class DataTab:
         with its inputs and outputs."""
         settings, form = context.settings, context.form
 
-        def turned(values: Values) -> Iterator[Updates]:
+        batch = Follow(c for k, c in form.components.items() if k.startswith(_BATCH))
+
+        def row(values: Values) -> Iterator[Updates]:
             spec = lenient(form.tree(values))
             number = min(max(1, int(values[self.row] or 1)), 10**12)
             for seen in rows.seen(settings, spec, number):
                 yield {self.seen: seen}
             yield {self.page: rows.page_start(number)}
 
+        def turned(values: Values) -> Iterator[Updates]:
+            yield from self.one.stream(values, row(values))
+
         def see(values: Values) -> Iterator[Updates]:
+            yield {self.lengths: ""}
             yield from turned(values)
             # Of all rows, so that another row changes nothing.
-            for lengths in rows.lengths(settings, lenient(form.tree(values))):
+            spec = lenient(form.tree(values))
+            for lengths in self.rows.stream(values, rows.lengths(settings, spec)):
                 yield {self.lengths: lengths}
 
         def show(values: Values) -> Iterator[str]:
             number = max(1, int(values[self.batch_number] or 1))
-            yield from rows.batch(settings, lenient(form.tree(values)), number)
+            spec = lenient(form.tree(values))
+            yield from batch.stream(values, rows.batch(settings, spec, number))
 
-        inputs = context.fields | {self.row}
+        def clear(values: Values) -> str:
+            batch.note(values)
+            return ""
+
+        inputs = context.fields | {self.row, self.rows.state, self.one.state}
         outputs = [self.seen, self.page, self.lengths]
         context.tab["Data"].select(see, inputs, outputs, **_MANY)
         self.turned.change(turned, inputs, outputs[:2], **_LAST, **_MANY)
-        self._wire_moves(context, inputs)
+        self._wire_moves(context, context.fields | {self.row})
         self.table.select(_row_of, self.row, self.row, **QUIET)
         # Other data may have fewer rows than the number that was looked at.
         form.components["data.path"].change(lambda: 1, None, self.row, **QUIET)
-        self.batch_show.click(show, context.fields | {self.batch_number}, self.batch, **_MANY)
+        asked = context.fields | {self.batch_number, batch.state}
+        self.batch_show.click(show, asked, self.batch, **_MANY)
         # A batch of other settings would be a wrong one.
-        made_of = [c.change for k, c in form.components.items() if k.startswith(_BATCH)]
-        gr.on(made_of, lambda: "", None, self.batch, **_LAST, **QUIET)
+        changed = [c.change for c in batch.components]
+        gr.on(changed, clear, batch.inputs, self.batch, **_LAST, **FORM)
         return see, inputs, outputs
 
     def _wire_moves(self, context: Context, inputs: set[Any]) -> None:
@@ -287,7 +309,8 @@ class DataTab:
 
         def find(values: Values) -> Iterator[Updates]:
             spec, text = lenient(form.tree(values)), str(values[self.goto] or "").strip()
-            for number, words in rows.find(settings, spec, text, int(values[self.row] or 1)):
+            found = rows.find(settings, spec, text, int(values[self.row] or 1))
+            for number, words in self.rows.stream(values, found):
                 yield {self.found: words, **({self.row: number} if number else {})}
 
         shown = [self.row, self.seen]
@@ -295,14 +318,16 @@ class DataTab:
         self.forth.click(step(1), inputs, shown, **FORM)
         given = inputs | {self.goto, self.search}
         self.goto.submit(go, given, [*shown, self.found, self.search], **FORM)
-        self.search.change(find, inputs | {self.goto}, [self.row, self.found], **_MANY)
+        searched = inputs | {self.goto, self.rows.state}
+        self.search.change(find, searched, [self.row, self.found], **_MANY)
         self.any.click(chance, context.fields, shown, **FORM)
 
     def _wire_audit(self, context: Context, looked: list[Any]) -> None:
         settings, form = context.settings, context.form
 
         def watch(values: Values) -> Iterator[Updates]:
-            for words, going in rows.audit(settings, lenient(form.tree(values))):
+            made = rows.audit(settings, lenient(form.tree(values)))
+            for words, going in self.rows.stream(values, made):
                 yield {
                     self.report: words,
                     self.halt: gr.Button(visible=going),
@@ -323,7 +348,7 @@ class DataTab:
             jobs.stop_audit(settings, lenient(form.tree(values)))
 
         outputs = [self.report, self.halt, self.check]
-        self.check.click(watch, context.fields, outputs, **_MANY)
+        self.check.click(watch, context.fields | {self.rows.state}, outputs, **_MANY)
         self.halt.click(halt, context.fields, None, **QUIET)
         context.tab["Data"].select(
             lambda values: glance({**values, context.opened: "Data"}),

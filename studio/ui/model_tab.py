@@ -19,6 +19,7 @@ from studio.spec import RunSpec
 from studio.ui import acts, html, modules
 from studio.ui.chat_tab import answer
 from studio.ui.context import (
+    FORM,
     QUIET,
     STREAM,
     Context,
@@ -27,6 +28,7 @@ from studio.ui.context import (
     lenient,
     model_folder,
 )
+from studio.ui.follow import Follow
 from studio.ui.form import Tree
 
 _KINDS = (
@@ -37,7 +39,8 @@ _KINDS = (
     ("hqq", "4 bits", "groups of 64, fitted without data"),
     ("torchao", "8 bits", "int8 weights of torchao"),
 )
-# The sections on which the module tree depends.
+# What the module tree, the files and the answer are of, and the sections that choose in the tree.
+_MODEL = ("model.name_or_path", "model.revision")
 _SHOWN = ("adapter", "ia3")
 
 
@@ -118,12 +121,22 @@ class ModelTab:
         settings, form, fields = context.settings, context.form, context.fields
         many: dict[str, Any] = {"concurrency_limit": 4, **STREAM}
 
+        model = Follow(form.components[key] for key in _MODEL)
+
         def look(values: Values) -> Iterator[Updates]:
-            for kept, words in modules.ask(settings, lenient(form.tree(values))):
+            made = modules.ask(settings, lenient(form.tree(values)))
+            for kept, words in model.stream(values, made):
                 yield {self.tree: kept, self.modules: words}
+
+        def another(values: Values) -> list[str]:
+            model.note(values)
+            return ["", "", ""]
 
         def draw(values: Values) -> str:
             return modules.shown(values[self.tree], lenient(form.tree(values)))
+
+        def redraw(values: Values) -> Any:
+            return draw(values) or gr.skip()
 
         def pick(values: Values, event: gr.EventData) -> Any:
             act = acts.read(event)
@@ -133,19 +146,25 @@ class ModelTab:
             )
 
         def code(values: Values) -> Iterator[str]:
-            yield from modules.ask_code(settings, lenient(form.tree(values)))
+            yield from model.stream(values, modules.ask_code(settings, lenient(form.tree(values))))
 
         def ask(values: Values) -> Iterator[str]:
-            yield from tried(context, form.tree(values), str(values[self.text] or ""))
+            said = tried(context, form.tree(values), str(values[self.text] or ""))
+            yield from model.stream(values, said)
 
-        self.look.click(look, fields, [self.tree, self.modules], **many)
+        given = fields | {model.state}
+        looked = self.look.click(look, given, [self.tree, self.modules], **many)
+        # What is chosen of it may have been changed in the meantime.
+        looked.then(redraw, fields | {self.tree}, self.modules, **FORM)
         chosen = [c for k, c in form.components.items() if k.split(".")[0] in _SHOWN]
-        last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
+        last: dict[str, Any] = {"trigger_mode": "always_last", **FORM}
         gr.on([c.change for c in chosen], draw, fields | {self.tree}, self.modules, **last)
+        of_model = [self.modules, self.code, self.answer]
+        gr.on([c.change for c in model.components], another, model.inputs, of_model, **last)
         self.acts.select(pick, fields, list(fields), trigger_mode="multiple", **QUIET)
-        self.list.click(code, fields, self.code, **many)
+        self.list.click(code, given, self.code, **many)
         asked = gr.on(
-            [self.ask.click, self.text.submit], ask, fields | {self.text}, self.answer, **many
+            [self.ask.click, self.text.submit], ask, given | {self.text}, self.answer, **many
         )
         self.stop.click(None, None, None, cancels=[asked])
         token = [self.token, self.kept]

@@ -171,10 +171,13 @@ def seen(settings: Settings, spec: RunSpec, number: int) -> Iterator[str]:
     try:
         model_folder(settings, spec)
         data = opened(settings, spec)
-        if data is not None:
+        if data is None:
+            # What is shown until now is of other data.
+            yield html.card("As the model sees it", html.wait("reading the rows"))
+        else:
             chat = _at_once(data, number)
+            yield chat
             if number > data.size:
-                yield chat
                 return
         for reply in jobs.preview(settings, spec, number - 1, 1, _TOKENS):
             if not reply.get("done"):

@@ -124,6 +124,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "max_file_size": "2gb",
         "ssr_mode": False,
         "quiet": True,
+        # Else Gradio gives up where its own page takes longer than 3 s, as on a busy machine.
+        "_frontend": False,
     }
 
 
@@ -161,6 +163,7 @@ def serve(demo: gr.Blocks, settings: Settings) -> None:
     if not settings.looks_only:
         keep.purge(RunStore(settings.runs))
     give_way()
+    _past_proxies(settings)
     demo.launch(**options(settings), prevent_thread_lock=True)
     lighten(demo)
     print(
@@ -169,6 +172,14 @@ def serve(demo: gr.Blocks, settings: Settings) -> None:
         flush=True,
     )
     demo.block_thread()
+
+
+def _past_proxies(settings: Settings) -> None:
+    """Gradio asks its own page whether it is there: no proxy of a company's network knows that."""
+    held = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if held != "*":
+        here = dict.fromkeys([held, "127.0.0.1", "localhost", settings.host])
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, here))
 
 
 def _check_port(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from studio.runs import RunStore, files
 from studio.settings import Settings
 from studio.spec import METHODS, SECTIONS, TRAINERS, RunSpec, show
 from studio.ui import html
-from studio.ui.context import MAIN, QUIET, STREAM, Context, Updates, Values, recipes
+from studio.ui.context import FORM, MAIN, QUIET, STREAM, Context, Updates, Values, recipes
 from studio.ui.form import Tree, mending
 from studio.ui.plan_view import bar, planned
 from studio.ui.recipes import shared
@@ -106,8 +106,10 @@ class TuneTab:
                 said = html.problems(error.problems, mending)
             except StudioError as error:
                 said = html.problem(error)
-            summary = right(settings, context.store, form.tree(values), values[in_hand])
-            yield {**self._measuring(said, going=False), self.summary: summary}
+            yield self._measuring(said, going=False)
+
+        def summed(values: Values) -> str:
+            return right(settings, context.store, form.tree(values), values[in_hand])
 
         self.recipes.wire(context)
         view = [self.recipe, self.recipes.list, self.recipes.said]
@@ -116,9 +118,11 @@ class TuneTab:
         outputs = [self.recipe, in_hand, self.summary]
         self.save.click(keep, context.fields | {self.name, in_hand}, outputs, **QUIET)
         shown = [self.measure, self.halt, self.measured]
-        given = context.fields | {in_hand}
-        outputs = [*shown, self.summary]
-        self.measure.click(measure, given, outputs, concurrency_limit=None, **STREAM)
+        measured = self.measure.click(
+            measure, context.fields, shown, concurrency_limit=None, **STREAM
+        )
+        # Of the form as it is then: a measurement takes its time.
+        measured.then(summed, context.fields | {in_hand}, self.summary, **FORM)
         self.halt.click(lambda: jobs.stop_probe(settings), None, None, **QUIET)
 
     def _measuring(self, words: str, *, going: bool) -> Updates:

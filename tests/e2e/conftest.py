@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from studio.jobs import Bench
 from studio.plan.catalogue import EMBEDDED
@@ -115,6 +115,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "The journeys need Debian's chromium: apt-get install chromium"
+    # Server, model and browser share the cores: what is waited for may take its time.
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_FLAGS.split())
         yield browser

@@ -38,7 +38,7 @@ def upload(watched: Watched, name: str, content: bytes) -> None:
     page.locator("input[data-testid$=upload-button]").set_input_files(
         {"name": name, "mimeType": "application/octet-stream", "buffer": content}
     )
-    expect(page.locator("#f-data-path input")).to_have_value(re.compile(name), timeout=20_000)
+    expect(page.locator("#f-data-path input")).to_have_value(re.compile(name))
 
 
 def checked(watched: Watched) -> Locator:
@@ -55,17 +55,19 @@ def test_persian_questions_are_recognized_checked_and_mended(watched: Watched) -
     watched.tab("Data")
     upload(watched, "cities.json", persian())
     about = page.locator("#data-about")
-    expect(about).to_contain_text("10 rows", timeout=20_000)
+    expect(about).to_contain_text("10 rows")
     expect(about).to_contain_text("question_answer")
+    # Until then a row of other data was being looked at, whose answer may be late.
     seen = page.locator("#row-seen")
-    expect(seen).to_contain_text("coloured by what is learned", timeout=90_000)
     bubble = seen.locator(".said.assistant").first
+    expect(bubble).to_contain_text("تهران", timeout=90_000)
+    expect(seen).to_contain_text("coloured by what is learned", timeout=90_000)
+    expect(page.locator("#data-lengths")).to_contain_text("up to", timeout=90_000)
     expect(bubble).to_contain_text("تهران")
     assert bubble.evaluate("e => getComputedStyle(e).direction") == "rtl"
     # What is learned is the answer and its end, in the order in which it is read.
     trained = "".join(seen.locator(".tokens span.t").all_text_contents())
     assert trained == "تهران<|im_end|>"
-    expect(page.locator("#data-lengths")).to_contain_text("up to")
 
     # Two questions have no answer: told, with the way to mend it.
     report = checked(watched)
@@ -75,14 +77,14 @@ def test_persian_questions_are_recognized_checked_and_mended(watched: Watched) -
     # On a narrow page the row that is looked at is far below: it is brought into sight.
     page.set_viewport_size({"width": 390, "height": 844})
     stop.get_by_role("button", name="Look").click()
-    expect(seen).to_contain_text("Why it can't be trained", timeout=20_000)
-    expect(seen.locator(".said.user").first).to_be_in_viewport(timeout=10_000)
+    expect(seen).to_contain_text("Why it can't be trained")
+    expect(seen.locator(".said.user").first).to_be_in_viewport()
     watched.shot("data-persian-narrow")
     page.set_viewport_size({"width": 1440, "height": 900})
     page.locator("#start-data").click()
     expect(page.locator("#f-data-path")).to_have_attribute("data-problem", re.compile("empty"))
     stop.get_by_role("button", name=re.compile("Leave")).click()
-    expect(about).to_contain_text("8 rows", timeout=20_000)
+    expect(about).to_contain_text("8 rows")
     report = checked(watched)
     expect(report).to_contain_text("Nothing here would ruin a run")
 
@@ -91,7 +93,7 @@ def test_persian_questions_are_recognized_checked_and_mended(watched: Watched) -
     listed = page.locator("#f-data-steps")
     expect(listed).to_contain_text("Leave out empty answers")
     listed.get_by_role("button", name=re.compile("Take back")).click()
-    expect(about).to_contain_text("10 rows", timeout=20_000)
+    expect(about).to_contain_text("10 rows")
     assert watched.errors == [] and watched.outside == []
 
 
@@ -112,7 +114,7 @@ def test_rows_are_found_and_a_batch_is_shown_as_the_run_gets_it(watched: Watched
     page.locator("#row-random").click()
     page.locator("#batches button").first.click()
     page.locator("#batch-show").click()
-    expect(page.locator("#batch code")).to_have_text(re.compile("^[0-9a-f]{64}$"), timeout=60_000)
+    expect(page.locator("#batch code")).to_have_text(re.compile("^[0-9a-f]{64}$"))
     assert page.locator("#batch .packed").count() == 4
     watched.shot("data-batch")
     # Other data are looked at from their beginning.
@@ -120,7 +122,7 @@ def test_rows_are_found_and_a_batch_is_shown_as_the_run_gets_it(watched: Watched
     goto.press("Enter")
     expect(seen).to_contain_text("Row 200 of 257")
     upload(watched, "few.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 5)
-    expect(seen).to_contain_text("Row 1 of 5", timeout=20_000)
+    expect(seen).to_contain_text("Row 1 of 5")
     assert watched.errors == []
 
 
@@ -135,18 +137,18 @@ def test_a_prompt_template_and_a_chat_template_are_seen_at_once(watched: Watched
     page.locator("#group-data-chat-template button").first.click()
     page.locator("#f-data-chat_template input").click()
     page.get_by_role("option", name="gemma").click()
-    expect(seen.locator(".exact")).to_contain_text("<start_of_turn>model", timeout=20_000)
+    expect(seen.locator(".exact")).to_contain_text("<start_of_turn>model")
     expect(seen).to_contain_text("no token at which the model stops")
     seen.get_by_role("button", name=re.compile("chat_template to chatml")).click()
-    expect(seen.locator(".exact")).to_contain_text("<|im_start|>assistant", timeout=20_000)
+    expect(seen.locator(".exact")).to_contain_text("<|im_start|>assistant")
     page.locator("#f-data-chat_template .way-back").click()
     page.locator("#group-data-prompt-template button").first.click()
     page.locator("#prompt-format input").click()
     page.get_by_role("option", name="### INSTRUCTION with instruction, context, response").click()
     # These rows lack the column, and the page says so.
-    expect(page.locator("#data-about")).to_contain_text("context", timeout=20_000)
+    expect(page.locator("#data-about")).to_contain_text("context")
     page.locator("#f-data-prompt_template textarea").fill("### Ask: {{ instruction }}\n")
-    expect(seen.locator(".exact")).to_contain_text("### Ask: Say 0", timeout=20_000)
+    expect(seen.locator(".exact")).to_contain_text("### Ask: Say 0")
     assert "It is 0." in "".join(seen.locator(".tokens span.t").all_text_contents())
     assert watched.errors == []
 
@@ -158,10 +160,10 @@ def test_a_broken_file_is_named_with_its_line_and_nothing_else_is_touched(watche
     good = json.dumps({"prompt": "a<script>alert(1)</script>", "completion": "b"})
     upload(watched, "rows.jsonl", f"{good}\n{{broken\n{good}\n".encode())
     table = page.locator("#data-table")
-    expect(table).to_contain_text("line 2", timeout=20_000)
+    expect(table).to_contain_text("line 2")
     page.locator("#start-data").click()
     expect(page.locator("#f-data-path")).to_have_attribute("data-problem", re.compile("line 2"))
     upload(watched, "lies.csv", b"PAR1 and no more")
-    expect(page.locator("#data-about")).to_contain_text("lies.csv", timeout=20_000)
+    expect(page.locator("#data-about")).to_contain_text("lies.csv")
     expect(page.locator("#data-about .problem")).to_be_visible()
     assert not any("alert" in error for error in watched.errors)

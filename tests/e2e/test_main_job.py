@@ -83,9 +83,7 @@ def test_start_with_the_defaults_watch_chat_and_export(watched: Watched, server:
 
     watched.tab("Export")
     page.locator("#export").click()
-    expect(page.locator("#export-result")).to_contain_text(
-        "adapter_model.safetensors", timeout=60_000
-    )
+    expect(page.locator("#export-result")).to_contain_text("adapter_model.safetensors")
     link = page.locator("#export-result a", has_text="adapter_config.json").get_attribute("href")
     with urllib.request.urlopen(server.url.rstrip("/") + str(link)) as answer:
         assert b"LORA" in answer.read()

@@ -27,6 +27,13 @@ def test_targets_are_picked_in_the_tree_and_the_method_decides_what_is_shown(
     expect(page.get_by_role("button", name="(o_proj)")).to_have_attribute("aria-pressed", "false")
     expect(tree).to_contain_text("Targets: q_proj, k_proj, v_proj, gate_proj")
     watched.shot("model")
+    # Of another model it would be a wrong one.
+    name = page.locator("#f-model-name_or_path input")
+    name.fill("other")
+    name.press("Enter")
+    expect(tree).to_be_empty()
+    name.fill(EMBEDDED)
+    name.press("Enter")
 
     watched.tab("Tune")
     expect(page.locator("#tune-summary")).to_contain_text("3.2 % of the model's")

@@ -2,7 +2,6 @@
 while they train, tried in several ways, compared, named, deleted and brought back."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ from tests.engine.helpers import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 _WORKER_MS = 180_000
 _STEPS = 500
-
-
-@pytest.fixture(autouse=True)
-def patient() -> Iterator[None]:
-    """A run and the page share the cores: what is waited for may take its time."""
-    expect.set_options(timeout=30_000)
-    yield
-    expect.set_options(timeout=5_000)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +211,7 @@ def test_what_is_discarded_is_asked_for_once_more(watched: Watched, store: RunSt
     # At once: the question is taken back after some seconds, which a busy machine needs to see that
     # a button stands still.
     again.dispatch_event("click")
-    expect(page.locator("#runs-message")).to_contain_text("is removed", timeout=60_000)
+    expect(page.locator("#runs-message")).to_contain_text("is removed")
     _status(watched, "stopped")
     assert run.process() is None and not run.adapter.exists() and not run.checkpoints.exists()
     assert watched.errors == []

@@ -234,6 +234,33 @@ def test_a_port_that_is_taken_is_told_with_another(settings: Settings) -> None:
         assert f"PORT={port + 1}" in caught.value.hint
 
 
+def test_behind_a_proxy_and_on_a_slow_machine_the_page_opens_all_the_same(
+    settings: Settings,
+) -> None:
+    script = (
+        "import runpy, time\nfrom studio.ui.front import Front\nanswer = Front.__call__\n"
+        "async def late(self, scope, *rest):\n"
+        "    if scope.get('method') == 'HEAD':\n        time.sleep(4)\n"
+        "    await answer(self, scope, *rest)\n"
+        "Front.__call__ = late\nrunpy.run_path('app.py', run_name='__main__')\n"
+    )
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        env = {
+            **os.environ, "STUDIO_HOME": str(settings.home), "PORT": port,
+            "http_proxy": proxy, "HTTP_PROXY": proxy, "no_proxy": "", "NO_PROXY": "inside.example",
+        }  # fmt: skip
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE) as opened:
+            assert opened.stdout
+            assert b"Atelier is open" in opened.stdout.readline()
+            opened.kill()
+
+
 def test_a_port_that_is_none_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
