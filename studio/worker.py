@@ -33,6 +33,8 @@ from studio.spec import parse
 
 # How long a worker that has ended may take to go.
 _GONE_S = 30.0
+# How many rows of a set are shown while it is downloaded.
+_FIRST = 50
 _ENVIRONMENT = {
     # Idle threads that spin take the cores from whatever else runs: a factor of two on two cores.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -231,11 +233,17 @@ def _index(folder: Path, settings: Settings) -> int:
     report = Reporter(folder / "events.jsonl", stop=folder / "stop")
 
     def work() -> None:
-        from studio.data import open_data
+        from studio.data import open_data, peek_ahead
+        from studio.runs import files
         from studio.spec import DataSection
 
         text = (folder / "section.json").read_text(encoding="utf-8")
-        open_data(DataSection.model_validate_json(text), settings, report)
+        section = DataSection.model_validate_json(text)
+        # What is wrong with them is told by the reading of all.
+        with suppress(StudioError):
+            if first := peek_ahead(section, settings, _FIRST, report):
+                files.write_text(folder / "first.json", json.dumps(first.tree()))
+        open_data(section, settings, report)
         report.end("finished")
 
     return _reported(report, work)

@@ -20,7 +20,7 @@ from studio.data.kinds import SUFFIXES
 from studio.data.layouts import Layout, detect
 from studio.data.opened import Data
 from studio.data.opening import confine, fingerprint, is_ready, open_data
-from studio.data.peeking import Peek, peek
+from studio.data.peeking import Peek, peek, peek_ahead
 from studio.data.progress import Report, Silent
 from studio.data.prompts import FORMATS
 from studio.data.sources import BUNDLED, locate
@@ -53,6 +53,7 @@ __all__ = [
     "locate",
     "open_data",
     "peek",
+    "peek_ahead",
     "soft_faults",
     "texts",
     "to_example",

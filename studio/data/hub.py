@@ -69,6 +69,10 @@ class HubSet:
         ]
         return Tables(parts)
 
+    def flows(self) -> bool:
+        """Whether its first rows can be had before it is downloaded."""
+        return not self.is_ready() and _SLICE.fullmatch(self.split) is not None
+
     def first(self) -> Iterator[tuple[str, Row | Broken]]:
         """Its rows, one by one over the network where the split allows it."""
         wanted = _SLICE.fullmatch(self.split)

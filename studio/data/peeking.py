@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from typing import Any
 
 from studio.data.example import Broken, Row
 from studio.data.hub import HubSet
 from studio.data.layouts import Layout
 from studio.data.opening import LOOKED_AT, layout_of
+from studio.data.progress import Report
 from studio.data.sources import find, origins
 from studio.data.steps import Look, Tests
 from studio.settings import Settings
@@ -26,6 +28,27 @@ class Peek:
     rows: list[Row | Broken]
     layout: Layout
     where: list[str]
+
+    def tree(self) -> dict[str, Any]:
+        """In JSON's types, without the rows that can't be read."""
+        kept = [(r, w) for r, w in zip(self.rows, self.where, strict=True) if type(r) is not Broken]
+        rows, where = [row for row, _ in kept], [place for _, place in kept]
+        return {"rows": rows, "layout": asdict(self.layout), "where": where}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> "Peek":
+        """What `tree` made of it."""
+        return cls(tree["rows"], Layout(**tree["layout"]), tree["where"])
+
+
+def peek_ahead(section: DataSection, settings: Settings, count: int, report: Report) -> Peek | None:
+    """What `peek` sees of a set of the Hub that has to be downloaded; None for files, and
+    where the Hub gives no rows before the rest. Raises StudioError."""
+    first = find(origins(section)[0], section.encoding, settings)
+    if not isinstance(first, HubSet) or not first.flows():
+        return None
+    report.stage(f"asking the Hub for the first rows of {first.path}")
+    return peek(section, settings, count)
 
 
 def peek(section: DataSection, settings: Settings, count: int) -> Peek:

@@ -6,7 +6,7 @@ from studio.jobs.bench import Bench
 from studio.jobs.conduct import ensure, make_ready
 from studio.jobs.export import export, refuse
 from studio.jobs.final import final
-from studio.jobs.index import index, stop_index
+from studio.jobs.index import first_rows, index, stop_index
 from studio.jobs.plan import plan_recipe
 from studio.jobs.preview import batch, code, find, lengths, preview, tree
 from studio.jobs.probe import probe, stop_probe
@@ -36,6 +36,7 @@ __all__ = [
     "extend",
     "final",
     "find",
+    "first_rows",
     "follow",
     "index",
     "keep_token",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from studio.data import is_ready
+from studio.data import Peek, is_ready
 from studio.data.cache import key
 from studio.errors import StudioError
 from studio.jobs.spawn import alone, spawn, writing
@@ -34,7 +34,7 @@ def index(settings: Settings, section: DataSection) -> Iterator[RunState]:
     with writing(folder), alone(folder.parent / "lock"):
         if not _goes_on(folder):
             _tidy(folder.parent, folder)
-            for left in ("events.jsonl", "stop", "pid"):
+            for left in ("events.jsonl", "stop", "pid", "first.json"):
                 (folder / left).unlink(missing_ok=True)
             text = json.dumps(section.model_dump(mode="json"))
             files.write_text(folder / "section.json", text)
@@ -42,6 +42,16 @@ def index(settings: Settings, section: DataSection) -> Iterator[RunState]:
             with suppress(psutil.NoSuchProcess):
                 files.write_process(folder / "pid", process.pid)
     yield from _watch(folder)
+
+
+def first_rows(settings: Settings, section: DataSection) -> Peek | None:
+    """The first rows of a set of the Hub, from the moment that the worker that indexes it has seen
+    them: before the rest is downloaded."""
+    try:
+        text = (_folder(settings, section) / "first.json").read_text(encoding="utf-8")
+        return Peek.from_tree(json.loads(text))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def stop_index(settings: Settings, section: DataSection) -> None:

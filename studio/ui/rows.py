@@ -11,6 +11,7 @@ from studio.data import (
     Broken,
     Data,
     Layout,
+    Peek,
     RowError,
     confine,
     is_ready,
@@ -123,18 +124,22 @@ def overview(settings: Settings, spec: RunSpec, number: int) -> Iterator[Overvie
 
 def _indexed(settings: Settings, spec: RunSpec) -> Iterator[Overview]:
     """The first rows, and how the indexing goes on in a process of its own."""
-    first = None
-    if locate(spec.data.path, settings) is not None:
-        first = peek(spec.data, settings, _PAGE)
-    rows = first.rows if first else []
-    table = [
-        [n, *_cells(row, first.layout, spec)] for n, row in enumerate(rows, 1) if first is not None
-    ]
-    columns = list(rows[0]) if rows and isinstance(rows[0], dict) else []
-    known = _facts(spec, first.layout, "First rows", "") if first else ""
+    here = locate(spec.data.path, settings) is not None
+    first = peek(spec.data, settings, _PAGE) if here else None
+    known, table, columns = _first(first, spec)
     yield known + html.wait("reading the rows"), table, columns
     for state in jobs.index(settings, spec.data):
+        if first is None and (first := jobs.first_rows(settings, spec.data)):
+            known, table, columns = _first(first, spec)
         yield known + html.wait(jobs.words(state)), table, columns
+
+
+def _first(first: Peek | None, spec: RunSpec) -> Overview:
+    if first is None:
+        return "", [], []
+    table = [[n, *_cells(row, first.layout, spec)] for n, row in enumerate(first.rows, 1)]
+    columns = list(first.rows[0]) if first.rows and isinstance(first.rows[0], dict) else []
+    return _facts(spec, first.layout, "First rows", ""), table, columns
 
 
 def _facts(spec: RunSpec, layout: Layout, rows: str, held: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from studio.data import open_data
+from studio.data import Peek, detect, open_data
 from studio.data.findings import Finding, Report
 from studio.errors import SpecError, StudioError
 from studio.jobs.audit import audit_folder, keep_report
@@ -19,7 +19,7 @@ from studio.plan.learned import NOTHING
 from studio.plan.lengths import Rows
 from studio.plan.machine import Machine
 from studio.plan.model import summarize
-from studio.runs import RunStore
+from studio.runs import RunState, RunStore
 from studio.runs.events import append
 from studio.settings import Settings
 from studio.spec import DEFAULTS, RunSpec, diff, load, parse, tree, with_values
@@ -158,6 +158,29 @@ def test_a_page_of_the_table_holds_the_row_that_is_looked_at(settings: Settings)
         assert rows.page_start(number) == numbers[0]
     *_, (words, table, _) = rows.overview(settings, chosen, 10**9)
     assert [line[0] for line in table] == list(range(101, 121)) and "101 to 120" in words
+
+
+def test_rows_of_the_hub_are_shown_while_the_rest_is_downloaded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, seen = {"question": "a", "answer": "b"}, list[Peek]()
+
+    def broken(*_: Any) -> Any:
+        raise StudioError("The Hub has gone.", "")
+
+    def index(*_: Any) -> Any:
+        yield RunState(stage="asking")
+        seen.append(Peek([row], detect([row], DEFAULTS.data), [""]))
+        yield RunState(stage="downloading")
+
+    monkeypatch.setattr(rows, "open_data", broken)
+    monkeypatch.setattr(rows.jobs, "index", index)
+    monkeypatch.setattr(rows.jobs, "first_rows", lambda *_: seen[0] if seen else None)
+    shown = list(rows.overview(settings, parse({"data": {"path": "me/rows"}}), 1))
+    assert shown[1][1] == [] and "First rows" not in shown[1][0]
+    words, table, columns = shown[2]
+    assert "First rows" in words and "question_answer" in words and "downloading" in words
+    assert table == [[1, "a", "b"]] and columns == ["question", "answer"]
 
 
 def test_rows_of_a_held_out_file_can_be_looked_at(

@@ -24,6 +24,7 @@ from tests.unit.data_hub import hub
 _ASK = """
 import json, sys, time
 from pathlib import Path
+from studio import jobs
 from studio.data import Silent, is_ready, open_data, peek
 from studio.errors import StudioError
 from studio.settings import Settings
@@ -37,6 +38,7 @@ class Noting(Silent):
 settings = Settings(home=Path(sys.argv[1]), workspace=Path(sys.argv[1]))
 for fields in json.loads(sys.argv[2]):
     looked, old = fields.pop("peek", 0), fields.pop("old", False)
+    watched = fields.pop("watch", False)
     section = DataSection(**{"validation": "0", **fields})
     if old:
         for memory in settings.home.glob("cache/data/hub/*.json"):
@@ -46,6 +48,9 @@ for fields in json.loads(sys.argv[2]):
         if looked:
             seen = peek(section, settings, looked)
             told = {"rows": seen.rows, "where": seen.where, "layout": seen.layout.name}
+        elif watched:
+            list(jobs.index(settings, section))
+            told = jobs.first_rows(settings, section).tree()
         else:
             data = open_data(section, settings, Noting())
             rows, parts = data.raw(0, data.size), data.parts(1)
@@ -146,6 +151,17 @@ def test_the_first_rows_come_before_the_rest(settings: Settings, address: str) -
     assert [row["question"] for row in second["rows"]] == ["train 997", "train 998", "train 999"]
     assert second["where"][0] == "me/rows (train), row 998"
     assert rest["rows"][0]["question"] == "train 500"
+
+
+def test_a_worker_that_downloads_tells_the_first_rows_before(
+    settings: Settings, address: str
+) -> None:
+    (told,) = ask(settings, address, {"path": "me/rows", "split": "train[4:]", "watch": True})
+    assert [row["question"] for row in told["rows"]][:2] == ["train 4", "train 5"]
+    assert len(told["rows"]) == 50 and told["layout"]["name"] == "question_answer"
+    (first,) = settings.home.glob("index/*/first.json")
+    (all_of_them,) = settings.home.glob("cache/data/hub/*.json")
+    assert first.stat().st_mtime_ns < all_of_them.stat().st_mtime_ns
 
 
 def test_a_bare_name_is_a_split_of_the_hub_whatever_lies_here(
