@@ -63,13 +63,14 @@ def build(settings: Settings) -> gr.Blocks:
                 export = ExportTab(context)
         for name, tab in context.tab.items():
             tab.select(None, None, opened, js=f"() => '{name}'", **QUIET)
-        _wire_form(context, demo, model, tune)
         model.wire(context)
         data.wire(context)
         tune.wire(context)
         runs.wire(context, bar, tune.summary, [model.start, data.start, tune.primary])
         chat.wire(context)
         export.wire(context)
+        # The last: by then it is known what follows a change.
+        _wire_form(context, demo, model, tune)
         _lead_on(context, {"Data": model.primary, "Tune": data.primary, "Export": chat.primary})
     return demo
 
@@ -136,8 +137,10 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
     def changed(values: Values) -> Any:
         if not values[filled]:
             return gr.skip()
+        # At once: what is streamed of the values before ends with it.
+        asked = {k: n for each in context.follows for k, n in each.note(values).items()}
         tree, name = form.tree(values), values[recipe]
-        return {**follow(tree, name), draft: {"recipe": name, "tree": tree}}
+        return {**follow(tree, name), **asked, draft: {"recipe": name, "tree": tree}}
 
     # What was left here, for the fields to be filled with: most pages are opened to look, and need
     # none of that.
@@ -169,11 +172,13 @@ def _wire_form(context: Context, demo: gr.Blocks, model: ModelTab, tune: TuneTab
         return form.reset(key, context.base(values[recipe])) if known else gr.skip()
 
     fields = context.fields
+    given = {part for each in context.follows for part in each.inputs}
+    counts = [count for each in context.follows for count in each.counts]
     gr.on(
         [c.change for c in fields],
         changed,
-        fields | {recipe, filled},
-        [*right, draft],
+        fields | {recipe, filled} | given,
+        [*right, draft, *counts],
         trigger_mode="always_last",
         **FORM,
     )

@@ -13,6 +13,7 @@ from studio.plan.model import folder_of
 from studio.runs import RunStore
 from studio.settings import Settings
 from studio.spec import RunSpec
+from studio.ui.follow import Follow
 from studio.ui.form import Form
 
 STATIC = Path(__file__).parent / "static"
@@ -47,8 +48,8 @@ class Recipe:
 @dataclass
 class Context:
     """Made once in `app.build`. `recipe` holds the name of the recipe in hand, `run` the id of the
-    run that is looked at; `opened` the name of
-    the tab in front; `tab` has the tabs by name."""
+    run that is looked at; `opened` the name of the tab in front; `tab` has the tabs by name;
+    `follows` is what follows a change of the form."""
 
     settings: Settings
     store: RunStore
@@ -60,11 +61,19 @@ class Context:
     marks: gr.HTML
     opened: gr.Textbox
     tab: dict[str, gr.Tab] = field(default_factory=dict)
+    follows: list[Follow] = field(default_factory=list)
 
     @property
     def fields(self) -> set[Any]:
         """Every component of the form: the inputs of a handler that reads the spec."""
         return set(self.form.components.values())
+
+    def follow(self, *keys: str, tab: str = "") -> Follow:
+        """What depends on the fields whose names begin so; of use while the page is made."""
+        held = self.form.components.items()
+        made = Follow((c for key, c in held if key.startswith(keys)), self.opened, tab)
+        self.follows.append(made)
+        return made
 
     def base(self, name: str) -> RunSpec:
         """What "changed" is judged against: the recipe in hand, or the defaults if it is broken."""

@@ -28,7 +28,6 @@ _SEEN = (
 )
 # And what the batches are made of.
 _BATCH = ("data.", "model.name_or_path", "model.revision", "train.", "cpt.", "kto.", "grpo.")
-_LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 _MANY: dict[str, Any] = {"concurrency_limit": 8, **STREAM}
 
 
@@ -48,10 +47,8 @@ class DataTab:
             self.primary = gr.Button("Set up the training", variant="primary", elem_id="next-data")
         self.acts = acts.component()
         self.row = gr.Number(1, precision=0, visible="hidden", elem_id="row-number")
-        # Count the searches for words and the rows that were turned to; the first row of the page
-        # that the table shows.
+        # Counts the searches for words; the first row of the page that the table shows.
         self.search = gr.Number(0, precision=0, visible="hidden")
-        self.turned = gr.Number(0, precision=0, visible="hidden")
         self.page = gr.Number(1, precision=0, visible="hidden")
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
@@ -174,36 +171,16 @@ class DataTab:
 
     def wire(self, context: Context) -> None:
         """Shows the rows when the tab opens and whenever what they look like changes."""
-        held = context.form.components.items()
-        self.rows = Follow(c for k, c in held if k.startswith(_SEEN))
+        # While nobody looks, the model's process stays away, and its memory with it.
+        self.rows = context.follow(*_SEEN, tab="Data")
         self.one = Follow([*self.rows.components, self.row])
-        looked = [c.change for c in self.rows.components]
-
-        def wish(values: Values) -> Any:
-            self.rows.note(values)
-            self.one.note(values)
-            # While nobody looks, the model's process stays away, and its memory with it.
-            return int(values[wished] or 0) + 1 if values[context.opened] == "Data" else gr.skip()
-
-        def turn(values: Values) -> Any:
-            self.one.note(values)
-            again = int(values[self.turned] or 0) + 1
-            return again if values[context.opened] == "Data" else gr.skip()
-
-        # No State: one that changes past the queue tells nobody.
-        wished = gr.Number(0, visible="hidden")
-        given = self.rows.inputs | self.one.inputs | {context.opened}
-        gr.on(looked, wish, given | {wished}, wished, **_LAST, **FORM)
-        self.row.change(turn, given | {self.turned}, self.turned, **_LAST, **FORM)
-        # In this order: the page asks one after the other. Of another row that row is waited for,
-        # of other data the first ones.
-        see, inputs, outputs = self._wire_row(context)
-        self._wire_look(context, wished)
-        wished.change(see, inputs, outputs, **_LAST, **_MANY)
-        self._wire_audit(context, looked)
+        context.follows.append(self.one)
+        self._wire_row(context)
+        self._wire_look(context)
+        self._wire_audit(context)
         self._wire_changes(context)
 
-    def _wire_look(self, context: Context, wished: gr.Number) -> None:
+    def _wire_look(self, context: Context) -> None:
         """The facts and the table: first rows at once, all else when the rows are indexed."""
         settings, form = context.settings, context.form
 
@@ -229,18 +206,18 @@ class DataTab:
         outputs = [self.about, self.table, self.boxes["column"]]
         opened = context.tab["Data"].select
         opened(look, inputs, outputs, **_MANY)
-        gr.on([wished.change, self.page.change], look, inputs, outputs, **_LAST, **_MANY)
-        listed = [form.components[k] for k in ("data.steps", "data.also")]
+        self.rows.on_change(look, inputs, outputs, **_MANY)
+        self.page.change(look, inputs, outputs, trigger_mode="always_last", **_MANY)
         drawn = [self.steps, self.sources]
-        gr.on([c.change for c in listed], lists, context.fields, drawn, **_LAST, **FORM)
+        listed = context.follow("data.steps", "data.also")
+        listed.on_change(lists, context.fields, drawn, **FORM)
         opened(lists, context.fields, drawn, **FORM)
 
-    def _wire_row(self, context: Context) -> tuple[Any, Any, Any]:
-        """One row from all sides, the lengths of many, and a batch. Returns what shows the row,
-        with its inputs and outputs."""
+    def _wire_row(self, context: Context) -> None:
+        """One row from all sides, the lengths of many, and a batch."""
         settings, form = context.settings, context.form
 
-        batch = Follow(c for k, c in form.components.items() if k.startswith(_BATCH))
+        batch = context.follow(*_BATCH)
 
         def row(values: Values) -> Iterator[Updates]:
             spec = lenient(form.tree(values))
@@ -265,24 +242,28 @@ class DataTab:
             spec = lenient(form.tree(values))
             yield from batch.stream(values, rows.batch(settings, spec, number))
 
-        def clear(values: Values) -> str:
-            batch.note(values)
-            return ""
+        def turn(values: Values) -> Any:
+            self.one.note(values)
+            return at.note(values) or gr.skip()
 
         inputs = context.fields | {self.row, self.rows.state, self.one.state}
         outputs = [self.seen, self.page, self.lengths]
         context.tab["Data"].select(see, inputs, outputs, **_MANY)
-        self.turned.change(turned, inputs, outputs[:2], **_LAST, **_MANY)
+        # In this order: the page asks one after the other. Of another row that row is waited for,
+        # of other data the first ones.
+        self.rows.on_change(see, inputs, outputs, **_MANY)
+        at = Follow([self.row], context.opened, "Data")
+        at.on_change(turned, inputs, outputs[:2], **_MANY)
+        last: dict[str, Any] = {"trigger_mode": "always_last", **FORM}
+        self.row.change(turn, self.one.inputs | at.inputs, at.counts, **last)
         self._wire_moves(context, context.fields | {self.row})
         self.table.select(_row_of, self.row, self.row, **QUIET)
         # Other data may have fewer rows than the number that was looked at.
-        form.components["data.path"].change(lambda: 1, None, self.row, **QUIET)
+        context.follow("data.path").on_change(lambda: 1, None, self.row, **QUIET)
         asked = context.fields | {self.batch_number, batch.state}
         self.batch_show.click(show, asked, self.batch, **_MANY)
         # A batch of other settings would be a wrong one.
-        changed = [c.change for c in batch.components]
-        gr.on(changed, clear, batch.inputs, self.batch, **_LAST, **FORM)
-        return see, inputs, outputs
+        batch.on_change(lambda: "", None, self.batch, **QUIET)
 
     def _wire_moves(self, context: Context, inputs: set[Any]) -> None:
         """The ways to another row."""
@@ -322,7 +303,7 @@ class DataTab:
         self.search.change(find, searched, [self.row, self.found], **_MANY)
         self.any.click(chance, context.fields, shown, **FORM)
 
-    def _wire_audit(self, context: Context, looked: list[Any]) -> None:
+    def _wire_audit(self, context: Context) -> None:
         settings, form = context.settings, context.form
 
         def watch(values: Values) -> Iterator[Updates]:
@@ -335,8 +316,6 @@ class DataTab:
                 }
 
         def glance(values: Values) -> Any:
-            if values[context.opened] not in ("Data", ""):
-                return gr.skip()
             words, going = rows.audited(settings, lenient(form.tree(values)))
             return {
                 self.report: words,
@@ -350,13 +329,8 @@ class DataTab:
         outputs = [self.report, self.halt, self.check]
         self.check.click(watch, context.fields | {self.rows.state}, outputs, **_MANY)
         self.halt.click(halt, context.fields, None, **QUIET)
-        context.tab["Data"].select(
-            lambda values: glance({**values, context.opened: "Data"}),
-            context.fields,
-            outputs,
-            **FORM,
-        )
-        gr.on(looked, glance, context.fields | {context.opened}, outputs, **_LAST, **FORM)
+        context.tab["Data"].select(glance, context.fields, outputs, **FORM)
+        self.rows.on_change(glance, context.fields, outputs, **FORM)
 
     def _wire_changes(self, context: Context) -> None:
         """What changes the form: buttons in drawn HTML, added steps and sources, an upload."""

@@ -1,39 +1,63 @@
-"""Streams that end when what they were asked about is changed, so that a late answer never stands
-where a newer one is due: what the page shows is of the form as it is now."""
+"""What follows a change of the form, and streams that end when what they were asked about has
+changed: a late answer never stands where a newer one is due.
 
-from collections.abc import Iterable, Iterator
+Every field tells of its changes in one event only. Gradio's page fires all of an event's handlers
+again for one that waited ("always_last"); of two that may wait, each keeps the other going for
+ever.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gradio as gr
 
-from studio.ui.context import Values
-
 T = TypeVar("T")
+Values = Mapping[Any, Any]
 
 
 @dataclass
 class _Now:
-    """What one open page holds now; None until something was changed."""
+    """What one open page holds now; None until that was noted."""
 
     held: tuple[Any, ...] | None = None
 
 
 class Follow:
-    """What is streamed of these components' values. Its `state` is an input of every handler that
-    calls it; Gradio keeps one for each open page."""
+    """What depends on these components' values. Its `state` is an input of every handler that
+    streams; all of its `inputs` are of the one that notes."""
 
-    def __init__(self, components: Iterable[Any]) -> None:
+    def __init__(self, components: Iterable[Any], opened: Any = None, tab: str = "") -> None:
+        """Where a `tab` is named, nothing follows a change while another is `opened`."""
         self.components = list(components)
+        self._opened, self._tab = opened, tab
+        # Gradio keeps one for each open page.
         self.state = gr.State(_Now())
+        self.counts: list[gr.Number] = []
 
     @property
     def inputs(self) -> set[Any]:
-        return {self.state, *self.components}
+        opened = {self._opened} if self._tab else set()
+        return {self.state, *self.components, *self.counts, *opened}
 
-    def note(self, values: Values) -> None:
-        """Says that the page holds these values now; to be called when one of them changes."""
-        values[self.state].held = self._of(values)
+    def on_change(self, fn: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> Any:
+        """Has the handler called after each change, and once more where there was another in the
+        meantime. Its event, of which more can be made."""
+        # No State: one that changes past the queue tells nobody. One for each handler; see above.
+        count = gr.Number(0, precision=0, visible="hidden")
+        self.counts.append(count)
+        return count.change(fn, inputs, outputs, trigger_mode="always_last", **options)
+
+    def note(self, values: Values) -> dict[Any, Any]:
+        """Says that the page holds these values now; to be called when one of them may have
+        changed. The updates that call the handlers."""
+        now, held = values[self.state], self._of(values)
+        if now.held == held:
+            return {}
+        now.held = held
+        if self._tab and values[self._opened] != self._tab:
+            return {}
+        return {count: int(values[count] or 0) + 1 for count in self.counts}
 
     def stream(self, values: Values, updates: Iterator[T]) -> Iterator[T]:
         """Passes the updates on, and lets go of them when other values are noted than they are of:

@@ -28,7 +28,6 @@ from studio.ui.context import (
     lenient,
     model_folder,
 )
-from studio.ui.follow import Follow
 from studio.ui.form import Tree
 
 _KINDS = (
@@ -41,7 +40,7 @@ _KINDS = (
 )
 # What the module tree, the files and the answer are of, and the sections that choose in the tree.
 _MODEL = ("model.name_or_path", "model.revision")
-_SHOWN = ("adapter", "ia3")
+_SHOWN = ("adapter.", "ia3.")
 
 
 def choices(settings: Settings) -> list[tuple[str, str]]:
@@ -121,16 +120,12 @@ class ModelTab:
         settings, form, fields = context.settings, context.form, context.fields
         many: dict[str, Any] = {"concurrency_limit": 4, **STREAM}
 
-        model = Follow(form.components[key] for key in _MODEL)
+        model = context.follow(*_MODEL)
 
         def look(values: Values) -> Iterator[Updates]:
             made = modules.ask(settings, lenient(form.tree(values)))
             for kept, words in model.stream(values, made):
                 yield {self.tree: kept, self.modules: words}
-
-        def another(values: Values) -> list[str]:
-            model.note(values)
-            return ["", "", ""]
 
         def draw(values: Values) -> str:
             return modules.shown(values[self.tree], lenient(form.tree(values)))
@@ -156,11 +151,10 @@ class ModelTab:
         looked = self.look.click(look, given, [self.tree, self.modules], **many)
         # What is chosen of it may have been changed in the meantime.
         looked.then(redraw, fields | {self.tree}, self.modules, **FORM)
-        chosen = [c for k, c in form.components.items() if k.split(".")[0] in _SHOWN]
-        last: dict[str, Any] = {"trigger_mode": "always_last", **FORM}
-        gr.on([c.change for c in chosen], draw, fields | {self.tree}, self.modules, **last)
+        chosen = context.follow(*_SHOWN)
+        chosen.on_change(draw, fields | {self.tree}, self.modules, **FORM)
         of_model = [self.modules, self.code, self.answer]
-        gr.on([c.change for c in model.components], another, model.inputs, of_model, **last)
+        model.on_change(lambda: ["", "", ""], None, of_model, **FORM)
         self.acts.select(pick, fields, list(fields), trigger_mode="multiple", **QUIET)
         self.list.click(code, given, self.code, **many)
         asked = gr.on(

@@ -52,7 +52,13 @@ def test_a_page_that_is_left_alone_asks_only_how_the_runs_go(watched: Watched) -
     watched.tab("Data")
     expect(page.locator("#data-lengths")).to_contain_text("up to", timeout=90_000)
     watched.tab("Tune")
-    expect(page.locator("#tune-summary")).to_contain_text("What will happen")
+    # Which changes many fields at once.
+    page.locator("#recipe input").click()
+    page.get_by_role("option", name="trainer-dpo").click()
+    expect(page.locator("#tune-summary")).to_contain_text("DPO")
+    watched.tab("Data")
+    expect(page.locator("#data-about")).to_contain_text("preference")
+    expect(page.locator("#data-lengths")).to_contain_text("up to", timeout=90_000)
     page.wait_for_timeout(3000)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

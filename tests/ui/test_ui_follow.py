@@ -1,5 +1,6 @@
-"""Streams end when what they were asked about is changed."""
+"""What follows a change, and streams that end when what they were asked about has changed."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,34 @@ def test_a_stream_of_what_is_still_held_goes_on_to_its_end(
     follow.note(values)
     assert list(going) == [2]
     assert list(follow.stream(values, iter((1, 2)))) == [1, 2]
+
+
+def test_only_a_change_is_followed_and_only_where_somebody_looks() -> None:
+    with gr.Blocks():
+        box, other, opened = gr.Textbox(), gr.Textbox(), gr.Textbox()
+        follow = Follow([box], opened, "Data")
+        for _ in range(2):
+            follow.on_change(lambda: None, None, None)
+    values = dict.fromkeys(follow.counts, 4) | {
+        follow.state: follow.state.value, box: "a", other: "a", opened: "Data",
+    }  # fmt: skip
+    assert follow.inputs == values.keys() - {other}
+    asked = dict.fromkeys(follow.counts, 5)
+    assert len(asked) == 2 and follow.note(values) == asked
+    assert follow.note({**values, other: "b"}) == {}
+    assert follow.note({**values, box: "b", opened: "Model"}) == {}
+    assert follow.note(values) == asked
+
+
+def test_no_event_of_the_page_has_two_handlers_that_wait(config: dict[str, Any]) -> None:
+    # Each would keep the other going for ever.
+    waits = Counter(
+        tuple(target)
+        for dependency in config["dependencies"]
+        for target in dependency["targets"]
+        if dependency["trigger_mode"] == "always_last"
+    )
+    assert len(waits) > 200 and max(waits.values()) == 1
 
 
 def test_a_stream_ends_at_a_change_and_what_it_waits_for_is_closed(

@@ -54,7 +54,8 @@ class Page:
         if number not in self._parts:
             return "page"
         part = self._parts[number]
-        return str(part["props"].get("elem_id") or part["props"].get("storage_key") or part["type"])
+        held = part["props"]
+        return str(held.get("elem_id") or held.get("storage_key") or f"{part['type']} {number}")
 
     def fire(
         self,
@@ -90,6 +91,19 @@ class Page:
             for name, value in zip(names, answer.json()["data"], strict=True)
             if value != {"__type__": "update"}
         }
+
+    def change(self, field: str, values: dict[str, Any], *, gives: str) -> dict[str, Any]:
+        """What follows a change of the field and `gives` that element."""
+        asked = self.fire(field, "change", values, gives="marks")
+        counts = [
+            name
+            for dependency in self._dependencies
+            for target, event in dependency["targets"]
+            if event == "change" and gives in map(self._name, dependency["outputs"])
+            if (name := self._name(target)) in asked
+        ]
+        (count,) = counts
+        return self.fire(count, "change", values, gives=gives)
 
     def open(self, draft: Any = None) -> dict[str, Any]:
         """What the page holds once it is opened where this draft was left: the form comes with it,
@@ -409,13 +423,20 @@ def test_a_step_and_a_source_are_added_to_the_lists(served: Page) -> None:
     assert json.loads(answer["v-data-also"]) == [held]
     # The next one is seldom of the same set.
     assert answer["source-path"] == answer["source-name"] == answer["source-revision"] == ""
-    answer = served.fire(
-        "v-data-steps",
-        "change",
-        {**opened, "v-data-steps": '[{"do": "shuffle"}]'},
-        gives="f-data-steps",
-    )
+    changed = {**opened, "v-data-steps": '[{"do": "shuffle"}]'}
+    answer = served.change("v-data-steps", changed, gives="f-data-steps")
     assert "Shuffle with the seed 42" in answer["f-data-steps"]
+
+
+def test_what_was_listed_of_a_model_goes_with_it(served: Page) -> None:
+    opened = served.open()
+    changed = {**opened, "f-model-name_or_path": "another"}
+    for shown in ("modules", "code-files", "trial-answer"):
+        changed["f-model-name_or_path"] += "!"
+        answer = served.change("f-model-name_or_path", changed, gives=shown)
+        assert answer[shown] == ""
+    with pytest.raises(ValueError, match="not enough"):
+        served.change("f-train-max_steps", {**changed, "f-train-max_steps": 3}, gives="code-files")
 
 
 def test_a_ready_format_fills_both_templates(served: Page) -> None:
