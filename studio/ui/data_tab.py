@@ -175,10 +175,20 @@ class DataTab:
         self.rows = context.follow(*_SEEN, tab="Data")
         self.one = Follow([*self.rows.components, self.row])
         context.follows.append(self.one)
+        self.lists = context.follow("data.steps", "data.also")
         self._wire_row(context)
         self._wire_look(context)
         self._wire_audit(context)
         self._wire_changes(context)
+
+        def opened(values: Values) -> Updates:
+            self.rows.note(values)
+            self.one.note(values)
+            return {**self.rows.again(values), **self.lists.again(values)}
+
+        given = self.rows.inputs | self.one.inputs | self.lists.inputs
+        asked = [*self.rows.counts, *self.lists.counts]
+        context.tab["Data"].select(opened, given, asked, **FORM)
 
     def _wire_look(self, context: Context) -> None:
         """The facts and the table: first rows at once, all else when the rows are indexed."""
@@ -204,14 +214,9 @@ class DataTab:
 
         inputs = context.fields | {self.row, self.rows.state}
         outputs = [self.about, self.table, self.boxes["column"]]
-        opened = context.tab["Data"].select
-        opened(look, inputs, outputs, **_MANY)
         self.rows.on_change(look, inputs, outputs, **_MANY)
         self.page.change(look, inputs, outputs, trigger_mode="always_last", **_MANY)
-        drawn = [self.steps, self.sources]
-        listed = context.follow("data.steps", "data.also")
-        listed.on_change(lists, context.fields, drawn, **FORM)
-        opened(lists, context.fields, drawn, **FORM)
+        self.lists.on_change(lists, context.fields, [self.steps, self.sources], **FORM)
 
     def _wire_row(self, context: Context) -> None:
         """One row from all sides, the lengths of many, and a batch."""
@@ -229,13 +234,15 @@ class DataTab:
         def turned(values: Values) -> Iterator[Updates]:
             yield from self.one.stream(values, row(values))
 
-        def see(values: Values) -> Iterator[Updates]:
+        def all_of_it(values: Values) -> Iterator[Updates]:
             yield {self.lengths: ""}
             yield from turned(values)
             # Of all rows, so that another row changes nothing.
-            spec = lenient(form.tree(values))
-            for lengths in self.rows.stream(values, rows.lengths(settings, spec)):
+            for lengths in rows.lengths(settings, lenient(form.tree(values))):
                 yield {self.lengths: lengths}
+
+        def see(values: Values) -> Iterator[Updates]:
+            yield from self.rows.stream(values, all_of_it(values))
 
         def show(values: Values) -> Iterator[str]:
             number = max(1, int(values[self.batch_number] or 1))
@@ -248,9 +255,6 @@ class DataTab:
 
         inputs = context.fields | {self.row, self.rows.state, self.one.state}
         outputs = [self.seen, self.page, self.lengths]
-        context.tab["Data"].select(see, inputs, outputs, **_MANY)
-        # In this order: the page asks one after the other. Of another row that row is waited for,
-        # of other data the first ones.
         self.rows.on_change(see, inputs, outputs, **_MANY)
         at = Follow([self.row], context.opened, "Data")
         at.on_change(turned, inputs, outputs[:2], **_MANY)
@@ -329,7 +333,6 @@ class DataTab:
         outputs = [self.report, self.halt, self.check]
         self.check.click(watch, context.fields | {self.rows.state}, outputs, **_MANY)
         self.halt.click(halt, context.fields, None, **QUIET)
-        context.tab["Data"].select(glance, context.fields, outputs, **FORM)
         self.rows.on_change(glance, context.fields, outputs, **FORM)
 
     def _wire_changes(self, context: Context) -> None:

@@ -57,6 +57,11 @@ class Follow:
         now.held = held
         if self._tab and values[self._opened] != self._tab:
             return {}
+        return self.again(values)
+
+    def again(self, values: Values) -> dict[Any, Any]:
+        """The updates that call the handlers, all at once: those of one event are called one after
+        the other."""
         return {count: int(values[count] or 0) + 1 for count in self.counts}
 
     def stream(self, values: Values, updates: Iterator[T]) -> Iterator[T]:
