@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studio import jobs, spec
-from studio.cli.shared import Result, recipe_of, say, store_of
+from studio.cli.shared import Result, recipe_of, say, store_of, tell_stage
 from studio.data.findings import blocking, to_dicts
 from studio.errors import StudioError
 from studio.plan.doctor import examine
@@ -66,9 +66,9 @@ def plan(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
 def _last(replies: Iterator[Result]) -> Result:
     """The last reply of the model's process; how it goes until then is told on stderr."""
     final: Result = {}
+    stage = ""
     for final in replies:
-        if "stage" in final:
-            print(f"({final['stage']})", file=sys.stderr, flush=True)
+        stage = tell_stage(final, stage)
     return {k: v for k, v in final.items() if k != "done"}
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from studio import jobs, spec
-from studio.cli.shared import Result, say, store_of
+from studio.cli.shared import Result, say, store_of, tell_stage
 from studio.settings import Settings
 
 
@@ -18,7 +18,7 @@ def chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
     messages = [{"role": "user", "content": options.prompt}]
     if overridden.generate.system_prompt:
         messages.insert(0, {"role": "system", "content": overridden.generate.system_prompt})
-    text, final = "", {}
+    text, stage, final = "", "", {}
     for reply in jobs.chat(
         store, settings, run, used, {options.model: messages}, overridden.generate
     ):
@@ -26,8 +26,7 @@ def chat(options: argparse.Namespace, settings: Settings) -> tuple[int, Result]:
         text += delta
         if not options.json:
             print(delta, end="", flush=True)
-        if "stage" in reply:
-            print(f"({reply['stage']})", file=sys.stderr, flush=True)
+        stage = tell_stage(reply, stage)
         if reply.get("done"):
             final = reply
     if not options.json:

@@ -51,6 +51,15 @@ def summary_of(run: Run, state: RunState | None) -> Result:
     }
 
 
+def tell_stage(reply: Result, told: str) -> str:
+    """Says on stderr how far the model's process is, where that is not what was `told` last; what
+    is told now."""
+    stage = str(reply.get("stage", told))
+    if stage != told:
+        print(f"({stage})", file=sys.stderr, flush=True)
+    return stage
+
+
 def watch(options: argparse.Namespace, store: RunStore, run: Run) -> RunState:
     """Tells how the run goes until it ends; Ctrl+C asks it to stop and keep what it has."""
     told = ""

@@ -24,6 +24,7 @@ from studio.settings import Settings
 Reply = dict[str, Any]
 _START_S = 120.0
 _QUIT_S = 10.0
+_AGAIN_S = 1.0
 
 
 class Bench:
@@ -45,8 +46,9 @@ class Bench:
         """Sends one request and yields its replies; closing the iterator cancels the work. Where
         the bench has to be started for it, `allowed` may refuse that by raising StudioError.
 
-        A reply holds `stage` (words) or `delta` (new text by side); the last one holds `done`.
-        Raises StudioError where the bench reports an error or dies.
+        A reply holds `stage` (words) or `delta` (new text by side); the last one holds `done`. A
+        stage that lasts is told again each second, so that whoever waits can leave. Raises
+        StudioError where the bench reports an error or dies.
         """
         connection = self._connect()
         if connection is None:
@@ -54,8 +56,11 @@ class Bench:
             connection = self._start(allowed)
         try:
             connection.send_bytes(json.dumps(request).encode())
+            reply: Reply = {}
             while True:
-                reply: Reply = json.loads(connection.recv_bytes())
+                while "stage" in reply and not connection.poll(_AGAIN_S):
+                    yield reply
+                reply = json.loads(connection.recv_bytes())
                 if "error" in reply:
                     raise StudioError(reply["error"], reply.get("hint", ""))
                 yield reply

@@ -323,6 +323,18 @@ def test_leaving_in_the_middle_tells_the_bench(settings: Settings) -> None:
     assert server.gone.wait(5)
 
 
+def test_a_stage_that_lasts_is_told_again_so_that_it_can_be_left(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.jobs.bench._AGAIN_S", 0.05)
+    server = Server(settings, lambda connection: say(connection, stage="downloading"))
+    replies = jobs.Bench(settings).ask({"op": "preview"})
+    assert [next(replies) for _ in range(3)] == [{"stage": "downloading"}] * 3
+    assert isinstance(replies, Generator)
+    replies.close()
+    assert server.gone.wait(5)
+
+
 def test_an_error_of_the_bench_is_told(settings: Settings) -> None:
     Server(settings, lambda connection: say(connection, error="Too long.", hint="Cut it."))
     with pytest.raises(StudioError, match="Too long") as caught:
