@@ -50,7 +50,7 @@ class DataTab:
         # Counts the searches for words; the first row of the page that the table shows.
         self.search = gr.Number(0, precision=0, visible="hidden")
         self.page = gr.Number(1, precision=0, visible="hidden")
-        with gr.Row(elem_classes="two"):
+        with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 self._make_left(context)
             with gr.Column(scale=5, min_width=320):

@@ -106,7 +106,7 @@ class Form:
             for key, (_info, meta) in self._fields.items():
                 if key.startswith(section + ".") and not meta.basic and key not in self.components:
                     groups.setdefault(meta.group, []).append(key)
-        gr.HTML("<div class='group-head'>Advanced</div>", elem_classes="advanced")
+        gr.HTML("<div class='group-head'>Advanced</div>")
         for group, keys in groups.items():
             slug = group.lower().replace(" ", "-")
             with gr.Accordion(

@@ -66,7 +66,7 @@ class ModelTab:
             self.start = gr.Button("Start with these settings", elem_id="start-model")
             self.primary = gr.Button("Look at your data", variant="primary", elem_id="next-model")
         self.acts = acts.component(modules.ATTRIBUTE)
-        with gr.Row(elem_classes="two"):
+        with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 context.form.make("model.name_or_path", choices=choices(context.settings))
                 context.form.make("model.quantization")

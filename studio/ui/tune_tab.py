@@ -37,7 +37,7 @@ class TuneTab:
                 elem_classes="lead",
             )
             self.primary = gr.Button("Start training", variant="primary", elem_id="start-tune")
-        with gr.Row(elem_classes="two"):
+        with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 self.recipe = gr.Dropdown(
                     list(recipes(context.settings)),
